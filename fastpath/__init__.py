@@ -1,0 +1,1 @@
+"""The fast path: keeper, forwarder and the engine they load."""

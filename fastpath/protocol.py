@@ -1,0 +1,399 @@
+"""THE wire between control plane and forwarder: messages, framing, hashes. No I/O.
+
+A message is a 4-byte big-endian length and that many bytes of MessagePack holding one tagged
+struct. Either side may send any number of bytes at a time; :class:`Decoder` takes them as they
+come. A request carries an ``id`` that its reply repeats; ``Event`` has none and may come at any
+time. A connection begins with ``Hello`` from the client and ``Welcome`` from the forwarder.
+
+Configuration travels as a delta (``Apply``) when the forwarder's hash is the one the delta was
+made against, else as a snapshot: ``Begin``, bounded ``Chunk`` messages, ``Commit``. Nothing of a
+snapshot is visible before ``Commit``; other requests are answered in between.
+
+Only msgspec and the standard library are imported here, so that either half can use it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+VERSION = 1
+MESSAGE_BYTES_MAX = 1 << 20
+HASH_BYTES = 16
+
+
+class ProtocolError(Exception):
+    """The peer sent something that is not a message of this protocol."""
+
+
+# --- configuration objects: every field is materialised, the forwarder knows no defaults ---------
+
+
+class WireBridge(msgspec.Struct, frozen=True, tag="bridge", forbid_unknown_fields=True):
+    """A software bridge. ``ageing_s`` 0: never; ``mtu`` 0: no limit."""
+
+    name: str
+    vlan_filtering: bool
+    learning: bool
+    ageing_s: int
+    fdb_entries_max: int
+    flood_unknown_unicast: bool
+    flood_multicast: bool
+    flood_broadcast: bool
+    reserved_forward: bool
+    mtu: int
+
+    @property
+    def key(self) -> str:
+        return f"bridge/{self.name}"
+
+
+class WirePort(msgspec.Struct, frozen=True, tag="port", forbid_unknown_fields=True):
+    """A port and its device. ``tagged``: pairs (first, last) of VLAN ids, inclusive."""
+
+    name: str
+    type: str
+    options: dict[str, str]
+    bridge: str | None
+    admin_up: bool
+    learning: bool
+    flood: bool
+    isolation_group: int
+    vlan_mode: str
+    pvid: int
+    tagged: tuple[tuple[int, int], ...]
+    offload_policy: str
+    polling: str
+    cpus: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        return f"port/{self.name}"
+
+
+class WireStatic(msgspec.Struct, frozen=True, tag="static", forbid_unknown_fields=True):
+    """A static FDB entry. ``mac`` as six lower-case pairs with colons; ``vid`` 0: no VLANs."""
+
+    bridge: str
+    mac: str
+    vid: int
+    port: str
+
+    @property
+    def key(self) -> str:
+        return f"static/{self.bridge}/{self.mac}/{self.vid}"
+
+
+WireObject = WireBridge | WirePort | WireStatic
+
+
+# --- client to forwarder ------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    proto: int
+    build: str
+
+
+class Apply(msgspec.Struct, frozen=True, tag="apply"):
+    """A delta: valid only on a forwarder whose hash is ``base_hash``."""
+
+    id: int
+    revision: int
+    base_hash: bytes
+    hash: bytes
+    upserts: tuple[WireObject, ...]
+    deletes: tuple[str, ...]
+
+
+class Begin(msgspec.Struct, frozen=True, tag="begin"):
+    id: int
+    revision: int
+    hash: bytes
+
+
+class Chunk(msgspec.Struct, frozen=True, tag="chunk"):
+    """Part of a snapshot; not answered."""
+
+    objects: tuple[WireObject, ...]
+
+
+class Commit(msgspec.Struct, frozen=True, tag="commit"):
+    id: int
+
+
+class GetStats(msgspec.Struct, frozen=True, tag="get_stats"):
+    id: int
+
+
+class GetStatus(msgspec.Struct, frozen=True, tag="get_status"):
+    id: int
+
+
+class GetFdb(msgspec.Struct, frozen=True, tag="get_fdb"):
+    """Rows from table position ``cursor``; at most ``limit``."""
+
+    id: int
+    bridge: str
+    cursor: int
+    limit: int
+
+
+class FlushFdb(msgspec.Struct, frozen=True, tag="flush_fdb"):
+    id: int
+    bridge: str
+    port: str | None
+    vid: int | None
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    id: int
+
+
+# --- forwarder to client ------------------------------------------------------------------------
+
+
+class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
+    """``epoch`` differs for each forwarder process; ``capabilities`` are facts about this host.
+
+    ``port_types``: type -> "" when it works here, else the sentence that says what is missing.
+    """
+
+    proto: int
+    build: str
+    epoch: str
+    pid: int
+    applied_revision: int
+    config_hash: bytes
+    port_types: dict[str, str]
+    limits: dict[str, int]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one object. ``code`` is "" when it is in force."""
+
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.code
+
+
+class Ack(msgspec.Struct, frozen=True, tag="ack"):
+    """The configuration is in force, except for the objects whose outcome says why not."""
+
+    id: int
+    revision: int
+    hash: bytes
+    outcomes: dict[str, Outcome]
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The request was not carried out. ``HASH_MISMATCH``: send a snapshot instead."""
+
+    id: int
+    code: str
+    message: str
+
+
+class QueueStats(msgspec.Struct, frozen=True):
+    id: int
+    thread: str
+    cpu: int
+    rx_frames: int
+    rx_bytes: int
+    tx_frames: int
+    tx_bytes: int
+    drops: dict[str, int]
+    batches: int
+    sleeps: int
+    busy_ns: int
+
+
+class PortStats(msgspec.Struct, frozen=True):
+    """Frames and bytes since the port was made. ``kernel_drops`` are outside the ledger."""
+
+    name: str
+    rx_frames: int
+    rx_bytes: int
+    tx_frames: int
+    tx_bytes: int
+    rx_drops: dict[str, int]
+    tx_drops: dict[str, int]
+    copies: int
+    segments: int
+    originated: int
+    consumed: int
+    kernel_drops: int
+    learned: int
+    moved: int
+    queues: tuple[QueueStats, ...]
+
+
+class Ledger(msgspec.Struct, frozen=True):
+    """Switch-wide sums; ``in_flight`` = rx + copies + segments + originated - the rest."""
+
+    rx_frames: int
+    copies: int
+    segments: int
+    originated: int
+    tx_frames: int
+    drops: int
+    consumed: int
+    in_flight: int
+
+
+class Stats(msgspec.Struct, frozen=True, tag="stats"):
+    id: int
+    ports: tuple[PortStats, ...]
+    ledger: Ledger
+
+
+class PortState(msgspec.Struct, frozen=True):
+    """What the forwarder sees of a port. ``outcome`` as in :class:`Ack`."""
+
+    name: str
+    outcome: Outcome
+    link_up: bool
+    lost: bool
+    mtu: int
+    ifindex: int
+    mac: str
+    caps: tuple[str, ...]
+    detail: str
+    device: str
+    rx_queues: int
+    tx_queues: int
+    offloads_ok: bool
+    offloads_message: str
+
+
+class BridgeState(msgspec.Struct, frozen=True):
+    name: str
+    outcome: Outcome
+    fdb_entries: int
+
+
+class Status(msgspec.Struct, frozen=True, tag="status"):
+    id: int
+    applied_revision: int
+    config_hash: bytes
+    generation: int
+    keeper_connected: bool
+    restarts: int
+    ports: tuple[PortState, ...]
+    bridges: tuple[BridgeState, ...]
+
+
+class FdbRow(msgspec.Struct, frozen=True):
+    mac: str
+    vid: int
+    port: str
+    static: bool
+    age_s: int
+    moves: int
+
+
+class Fdb(msgspec.Struct, frozen=True, tag="fdb"):
+    """``cursor`` 0: that was all."""
+
+    id: int
+    rows: tuple[FdbRow, ...]
+    cursor: int
+
+
+class Flushed(msgspec.Struct, frozen=True, tag="flushed"):
+    id: int
+    entries: int
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    id: int
+
+
+class Event(msgspec.Struct, frozen=True, tag="event"):
+    """Something happened to ``object`` ("port/p1"): ask for its status."""
+
+    seq: int
+    kind: str
+    object: str
+    message: str
+
+
+ToForwarder = (
+    Hello | Apply | Begin | Chunk | Commit | GetStats | GetStatus | GetFdb | FlushFdb | Ping
+)
+FromForwarder = Welcome | Ack | Refused | Stats | Status | Fdb | Flushed | Pong | Event
+Message = ToForwarder | FromForwarder
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    """One message with its length in front; ProtocolError when it is too large."""
+    body = _encoder.encode(message)
+    if len(body) > MESSAGE_BYTES_MAX:
+        raise ProtocolError(f"message of {len(body)} bytes, at most {MESSAGE_BYTES_MAX} are allowed")
+    return len(body).to_bytes(4, "big") + body
+
+
+class Decoder:
+    """Bytes in, messages out. ``kind`` is ToForwarder or FromForwarder: what the peer may send."""
+
+    def __init__(self, kind: object) -> None:
+        self._buffer = bytearray()
+        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(kind)  # type: ignore[arg-type]
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Yield every message that is complete now; ProtocolError ends the connection."""
+        self._buffer += data
+        while len(self._buffer) >= 4:
+            size = int.from_bytes(self._buffer[:4], "big")
+            if size > MESSAGE_BYTES_MAX:
+                raise ProtocolError(f"a message claims {size} bytes")
+            if len(self._buffer) < 4 + size:
+                return
+            body = bytes(self._buffer[4 : 4 + size])
+            del self._buffer[: 4 + size]
+            try:
+                yield self._decoder.decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise ProtocolError(str(error)) from error
+
+
+def object_hash(obj: WireObject) -> bytes:
+    """Hash of one object: its canonical MessagePack, keys of maps sorted."""
+    body = msgspec.msgpack.encode(obj, order="sorted")
+    return hashlib.blake2b(body, digest_size=HASH_BYTES).digest()
+
+
+def combine(hashes: Iterable[bytes], base: bytes = bytes(HASH_BYTES)) -> bytes:
+    """Hash of a set of objects, independent of order: the sum of their hashes mod 2**128."""
+    total = int.from_bytes(base, "big")
+    for item in hashes:
+        total += int.from_bytes(item, "big")
+    return (total % (1 << (8 * HASH_BYTES))).to_bytes(HASH_BYTES, "big")
+
+
+def remove(base: bytes, hashes: Iterable[bytes]) -> bytes:
+    """The inverse of :func:`combine`: the hash of the set without these objects."""
+    total = int.from_bytes(base, "big")
+    for item in hashes:
+        total -= int.from_bytes(item, "big")
+    return (total % (1 << (8 * HASH_BYTES))).to_bytes(HASH_BYTES, "big")
+
+
+def chunks(objects: Iterable[WireObject], size: int = 256) -> Iterator[Chunk]:
+    """Cut a snapshot into messages of at most ``size`` objects."""
+    part: list[WireObject] = []
+    for obj in objects:
+        part.append(obj)
+        if len(part) == size:
+            yield Chunk(tuple(part))
+            part = []
+    if part:
+        yield Chunk(tuple(part))

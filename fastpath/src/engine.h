@@ -1,0 +1,151 @@
+/*
+ * The engine as its control thread sees it: this header is what Python calls through cffi.
+ *
+ * One control thread calls all of this. Ids are small numbers the caller chooses (port and bridge
+ * slots, kept stable while the object lives) and index fixed tables sized at creation. The order
+ * of a change: engine_port_add / engine_bridge_add what is new, engine_publish the whole wanted
+ * configuration, engine_port_remove / engine_bridge_remove what is gone. Workers see exactly one
+ * configuration a batch; engine_publish returns when no worker uses the old one any more.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "error.h"
+#include "port.h"
+#include "stats.h"
+
+/* cffi: begin */
+enum {
+	ENGINE_NO_BRIDGE = 0xffff,
+	ENGINE_VLANS = 4096
+};
+
+struct engine;
+
+struct engine_params {
+	unsigned ports_max;    /* default 256 */
+	unsigned bridges_max;  /* default 64 */
+	unsigned workers_max;  /* default 320 */
+	int stats_fd;          /* memfd of engine_stats_bytes(); -1: private memory */
+	bool recover;          /* the memory was left by a forwarder that died */
+	uint32_t spin_us;      /* adaptive polling: spin this long before sleeping; default 200 */
+};
+
+enum vlan_mode {
+	VLAN_ACCESS, /* untagged in and out, VLAN pvid */
+	VLAN_TRUNK,  /* tagged in and out, VLANs of `tagged`; untagged frames are dropped */
+	VLAN_NATIVE, /* a trunk whose untagged frames belong to pvid, in and out */
+	VLAN_TUNNEL  /* 802.1ad: every frame, tagged or not, gets an outer tag pvid (TPID 88a8) */
+};
+
+enum offload_policy {
+	OFFLOAD_CARRY,    /* hand it on where the device can take it, complete it where not */
+	OFFLOAD_COMPLETE, /* always complete in software before this port */
+	OFFLOAD_REFUSE    /* drop with a reason rather than touch the payload */
+};
+
+struct bridge_config {
+	uint16_t id;
+	bool vlan_filtering;
+	bool learning;
+	bool flood_unknown_unicast;
+	bool flood_multicast;
+	bool flood_broadcast;
+	bool reserved_forward; /* forward 01:80:c2:00:00:0x instead of dropping them */
+	uint32_t ageing_s;     /* 0: entries never age */
+	uint32_t mtu;          /* 0: no limit */
+};
+
+struct port_config {
+	uint16_t id;
+	uint16_t bridge;          /* ENGINE_NO_BRIDGE: in none, received frames are dropped */
+	bool admin_up;
+	bool learning;
+	bool flood;               /* gets flooded frames */
+	uint16_t isolation_group; /* frames never pass between two ports of one group; 0: none */
+	uint8_t vlan_mode;        /* enum vlan_mode; counts where the bridge filters VLANs */
+	uint8_t offload_policy;   /* enum offload_policy */
+	uint8_t polling;          /* enum port_polling */
+	uint16_t pvid;
+	int16_t cpu;              /* worker of queue q is pinned to cpu + q; -1: not pinned */
+	uint64_t tagged[64];      /* bit v: VLAN v may pass tagged */
+};
+
+struct engine_config {
+	uint64_t generation;      /* grows with each publish; shown in traces and status */
+	const struct bridge_config *bridges;
+	unsigned bridge_count;
+	const struct port_config *ports;
+	unsigned port_count;
+};
+
+uint64_t engine_stats_bytes(unsigned workers_max, unsigned ports_max);
+uint64_t engine_fdb_bytes(uint32_t entries_max);
+
+int engine_create(const struct engine_params *params, struct engine **out, struct error *err);
+/* Stops the workers, detaches all ports, frees. Kernel queues keep what was not received. */
+void engine_destroy(struct engine *engine);
+
+/*
+ * fdb_fd: memfd of engine_fdb_bytes(entries_max), taken over when it holds a table of that size
+ * (entries whose port is not in the next published configuration vanish then); -1: private.
+ */
+int engine_bridge_add(struct engine *engine, uint16_t id, const char *name, uint32_t entries_max,
+		      int fdb_fd, struct error *err);
+int engine_bridge_remove(struct engine *engine, uint16_t id, struct error *err);
+
+/* Attaches; frames flow once a published configuration names the port. Borrows the fds. */
+int engine_port_add(struct engine *engine, uint16_t id, const char *name, const char *type,
+		    const struct port_options *options, const struct port_fds *fds,
+		    struct error *err);
+/* EBUSY while the published configuration names it. Retires its counters unless keep_counters. */
+int engine_port_remove(struct engine *engine, uint16_t id, bool keep_counters, struct error *err);
+
+int engine_publish(struct engine *engine, const struct engine_config *config, struct error *err);
+
+/* Returns when every frame received before the call has left the workers. */
+void engine_quiesce(struct engine *engine);
+
+int engine_port_status(struct engine *engine, uint16_t id, struct port_status *status);
+void engine_port_counters(struct engine *engine, uint16_t id, struct port_counters *sum);
+/* rx queue q of the port: counters of the worker that serves it. */
+int engine_queue_counters(struct engine *engine, uint16_t id, uint16_t queue,
+			  struct port_counters *cell, struct worker_counters *worker);
+void engine_total_counters(struct engine *engine, struct port_counters *sum);
+
+struct fdb_row {
+	uint8_t mac[6];
+	uint16_t vid;
+	uint16_t port;
+	bool is_static;
+	uint32_t age_s;       /* since last seen */
+	uint32_t moves;
+};
+/* Copies at most max rows beginning with the table position *cursor, which it moves; 0 at the end. */
+int engine_fdb_dump(struct engine *engine, uint16_t bridge, uint32_t *cursor, struct fdb_row *rows,
+		    unsigned max);
+/* port 0xffff: any; vid 0xffff: any. Static entries stay. Returns the entries removed. */
+int engine_fdb_flush(struct engine *engine, uint16_t bridge, uint16_t port, uint16_t vid);
+/* ENOSPC at the table's limit. */
+int engine_fdb_set_static(struct engine *engine, uint16_t bridge, const uint8_t mac[6],
+			  uint16_t vid, uint16_t port, struct error *err);
+int engine_fdb_clear_static(struct engine *engine, uint16_t bridge, const uint8_t mac[6],
+			    uint16_t vid, struct error *err);
+/* Entries in use, static ones included. */
+unsigned engine_fdb_count(struct engine *engine, uint16_t bridge);
+
+/* Removes what has aged; call about once a second. */
+void engine_tick(struct engine *engine);
+
+/*
+ * The far end of a memory port, for tests and benchmarks: puts one frame into the ring that the
+ * switch receives from, takes one from the ring it sends to. Frame bytes only. -EAGAIN: full or
+ * empty; -EMSGSIZE: does not fit. One caller at a time a queue.
+ */
+int engine_memory_put(struct engine *engine, uint16_t port, uint16_t queue, const uint8_t *bytes,
+		      uint32_t len);
+int engine_memory_take(struct engine *engine, uint16_t port, uint16_t queue, uint8_t *bytes,
+		       uint32_t room);
+/* cffi: end */
