@@ -31,7 +31,9 @@ class ProtocolError(Exception):
 # --- configuration objects: every field is materialised, the forwarder knows no defaults ---------
 
 
-class WireBridge(msgspec.Struct, frozen=True, tag="bridge", forbid_unknown_fields=True):
+class WireBridge(
+    msgspec.Struct, frozen=True, tag_field="t", tag="bridge", forbid_unknown_fields=True
+):
     """A software bridge. ``ageing_s`` 0: never; ``mtu`` 0: no limit."""
 
     name: str
@@ -50,7 +52,7 @@ class WireBridge(msgspec.Struct, frozen=True, tag="bridge", forbid_unknown_field
         return f"bridge/{self.name}"
 
 
-class WirePort(msgspec.Struct, frozen=True, tag="port", forbid_unknown_fields=True):
+class WirePort(msgspec.Struct, frozen=True, tag_field="t", tag="port", forbid_unknown_fields=True):
     """A port and its device. ``tagged``: pairs (first, last) of VLAN ids, inclusive."""
 
     name: str
@@ -73,7 +75,9 @@ class WirePort(msgspec.Struct, frozen=True, tag="port", forbid_unknown_fields=Tr
         return f"port/{self.name}"
 
 
-class WireStatic(msgspec.Struct, frozen=True, tag="static", forbid_unknown_fields=True):
+class WireStatic(
+    msgspec.Struct, frozen=True, tag_field="t", tag="static", forbid_unknown_fields=True
+):
     """A static FDB entry. ``mac`` as six lower-case pairs with colons; ``vid`` 0: no VLANs."""
 
     bridge: str
@@ -92,12 +96,12 @@ WireObject = WireBridge | WirePort | WireStatic
 # --- client to forwarder ------------------------------------------------------------------------
 
 
-class Hello(msgspec.Struct, frozen=True, tag="hello"):
+class Hello(msgspec.Struct, frozen=True, tag_field="t", tag="hello"):
     proto: int
     build: str
 
 
-class Apply(msgspec.Struct, frozen=True, tag="apply"):
+class Apply(msgspec.Struct, frozen=True, tag_field="t", tag="apply"):
     """A delta: valid only on a forwarder whose hash is ``base_hash``."""
 
     id: int
@@ -108,31 +112,31 @@ class Apply(msgspec.Struct, frozen=True, tag="apply"):
     deletes: tuple[str, ...]
 
 
-class Begin(msgspec.Struct, frozen=True, tag="begin"):
+class Begin(msgspec.Struct, frozen=True, tag_field="t", tag="begin"):
     id: int
     revision: int
     hash: bytes
 
 
-class Chunk(msgspec.Struct, frozen=True, tag="chunk"):
+class Chunk(msgspec.Struct, frozen=True, tag_field="t", tag="chunk"):
     """Part of a snapshot; not answered."""
 
     objects: tuple[WireObject, ...]
 
 
-class Commit(msgspec.Struct, frozen=True, tag="commit"):
+class Commit(msgspec.Struct, frozen=True, tag_field="t", tag="commit"):
     id: int
 
 
-class GetStats(msgspec.Struct, frozen=True, tag="get_stats"):
+class GetStats(msgspec.Struct, frozen=True, tag_field="t", tag="get_stats"):
     id: int
 
 
-class GetStatus(msgspec.Struct, frozen=True, tag="get_status"):
+class GetStatus(msgspec.Struct, frozen=True, tag_field="t", tag="get_status"):
     id: int
 
 
-class GetFdb(msgspec.Struct, frozen=True, tag="get_fdb"):
+class GetFdb(msgspec.Struct, frozen=True, tag_field="t", tag="get_fdb"):
     """Rows from table position ``cursor``; at most ``limit``."""
 
     id: int
@@ -141,21 +145,21 @@ class GetFdb(msgspec.Struct, frozen=True, tag="get_fdb"):
     limit: int
 
 
-class FlushFdb(msgspec.Struct, frozen=True, tag="flush_fdb"):
+class FlushFdb(msgspec.Struct, frozen=True, tag_field="t", tag="flush_fdb"):
     id: int
     bridge: str
     port: str | None
     vid: int | None
 
 
-class Ping(msgspec.Struct, frozen=True, tag="ping"):
+class Ping(msgspec.Struct, frozen=True, tag_field="t", tag="ping"):
     id: int
 
 
 # --- forwarder to client ------------------------------------------------------------------------
 
 
-class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
+class Welcome(msgspec.Struct, frozen=True, tag_field="t", tag="welcome"):
     """``epoch`` differs for each forwarder process; ``capabilities`` are facts about this host.
 
     ``port_types``: type -> "" when it works here, else the sentence that says what is missing.
@@ -183,7 +187,7 @@ class Outcome(msgspec.Struct, frozen=True):
         return not self.code
 
 
-class Ack(msgspec.Struct, frozen=True, tag="ack"):
+class Ack(msgspec.Struct, frozen=True, tag_field="t", tag="ack"):
     """The configuration is in force, except for the objects whose outcome says why not."""
 
     id: int
@@ -192,7 +196,7 @@ class Ack(msgspec.Struct, frozen=True, tag="ack"):
     outcomes: dict[str, Outcome]
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
+class Refused(msgspec.Struct, frozen=True, tag_field="t", tag="refused"):
     """The request was not carried out. ``HASH_MISMATCH``: send a snapshot instead."""
 
     id: int
@@ -247,7 +251,7 @@ class Ledger(msgspec.Struct, frozen=True):
     in_flight: int
 
 
-class Stats(msgspec.Struct, frozen=True, tag="stats"):
+class Stats(msgspec.Struct, frozen=True, tag_field="t", tag="stats"):
     id: int
     ports: tuple[PortStats, ...]
     ledger: Ledger
@@ -278,7 +282,7 @@ class BridgeState(msgspec.Struct, frozen=True):
     fdb_entries: int
 
 
-class Status(msgspec.Struct, frozen=True, tag="status"):
+class Status(msgspec.Struct, frozen=True, tag_field="t", tag="status"):
     id: int
     applied_revision: int
     config_hash: bytes
@@ -298,7 +302,7 @@ class FdbRow(msgspec.Struct, frozen=True):
     moves: int
 
 
-class Fdb(msgspec.Struct, frozen=True, tag="fdb"):
+class Fdb(msgspec.Struct, frozen=True, tag_field="t", tag="fdb"):
     """``cursor`` 0: that was all."""
 
     id: int
@@ -306,16 +310,16 @@ class Fdb(msgspec.Struct, frozen=True, tag="fdb"):
     cursor: int
 
 
-class Flushed(msgspec.Struct, frozen=True, tag="flushed"):
+class Flushed(msgspec.Struct, frozen=True, tag_field="t", tag="flushed"):
     id: int
     entries: int
 
 
-class Pong(msgspec.Struct, frozen=True, tag="pong"):
+class Pong(msgspec.Struct, frozen=True, tag_field="t", tag="pong"):
     id: int
 
 
-class Event(msgspec.Struct, frozen=True, tag="event"):
+class Event(msgspec.Struct, frozen=True, tag_field="t", tag="event"):
     """Something happened to ``object`` ("port/p1"): ask for its status."""
 
     seq: int
@@ -337,7 +341,9 @@ def encode(message: Message) -> bytes:
     """One message with its length in front; ProtocolError when it is too large."""
     body = _encoder.encode(message)
     if len(body) > MESSAGE_BYTES_MAX:
-        raise ProtocolError(f"message of {len(body)} bytes, at most {MESSAGE_BYTES_MAX} are allowed")
+        raise ProtocolError(
+            f"message of {len(body)} bytes, at most {MESSAGE_BYTES_MAX} are allowed"
+        )
     return len(body).to_bytes(4, "big") + body
 
 
