@@ -15,6 +15,7 @@
 #include "error.h"
 #include "port.h"
 #include "stats.h"
+#include "vlan.h"
 
 /* cffi: begin */
 enum {
@@ -31,19 +32,6 @@ struct engine_params {
 	int stats_fd;          /* memfd of engine_stats_bytes(); -1: private memory */
 	bool recover;          /* the memory was left by a forwarder that died */
 	uint32_t spin_us;      /* adaptive polling: spin this long before sleeping; default 200 */
-};
-
-enum vlan_mode {
-	VLAN_ACCESS, /* untagged in and out, VLAN pvid */
-	VLAN_TRUNK,  /* tagged in and out, VLANs of `tagged`; untagged frames are dropped */
-	VLAN_NATIVE, /* a trunk whose untagged frames belong to pvid, in and out */
-	VLAN_TUNNEL  /* 802.1ad: every frame, tagged or not, gets an outer tag pvid (TPID 88a8) */
-};
-
-enum offload_policy {
-	OFFLOAD_CARRY,    /* hand it on where the device can take it, complete it where not */
-	OFFLOAD_COMPLETE, /* always complete in software before this port */
-	OFFLOAD_REFUSE    /* drop with a reason rather than touch the payload */
 };
 
 struct bridge_config {

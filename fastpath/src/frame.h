@@ -74,7 +74,7 @@ struct frame {
 	uint8_t flags;            /* enum frame_flag */
 	uint8_t tags;             /* VLAN tags in line, 0..2, set by parse */
 	uint8_t l3_offset;        /* bytes from data to the network header, set by parse */
-	uint8_t pad;
+	uint8_t tag;              /* enum vlan_tag: what the first tag is, set by vlan in */
 	uint16_t ethertype;       /* behind the tags, host order, set by parse */
 	struct frame_offload offload;
 	uint32_t hash;            /* of the addresses, for spreading over queues; 0: not computed */

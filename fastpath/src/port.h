@@ -78,6 +78,12 @@ enum port_polling {
 	PORT_POLL_ADAPTIVE, /* spin for a while, then sleep */
 	PORT_POLL_BUSY      /* never sleep */
 };
+
+enum offload_policy {
+	OFFLOAD_CARRY,    /* hand it on where the device can take it, complete it where not */
+	OFFLOAD_COMPLETE, /* always complete in software before this port */
+	OFFLOAD_REFUSE    /* drop with a reason rather than touch the payload */
+};
 /* cffi: end */
 
 struct port;

@@ -72,7 +72,8 @@ struct worker_counters {
 	uint64_t empty;      /* calls that returned none */
 	uint64_t sleeps;     /* waits in poll */
 	uint64_t busy_ns;    /* spent on batches with frames */
-	uint64_t reserved[12];
+	uint64_t owner;      /* port << 16 | queue, + 1: who used the row last; 0: nobody yet */
+	uint64_t reserved[11];
 };
 
 /* "malformed", "vlan_ingress", ...: the words of the API and of /metrics. */
