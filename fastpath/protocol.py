@@ -352,7 +352,7 @@ class Decoder:
 
     def __init__(self, kind: object) -> None:
         self._buffer = bytearray()
-        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(kind)  # type: ignore[arg-type]
+        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(kind)
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """Yield every message that is complete now; ProtocolError ends the connection."""

@@ -18,20 +18,17 @@
 #include "vlan.h"
 
 /* cffi: begin */
-enum {
-	ENGINE_NO_BRIDGE = 0xffff,
-	ENGINE_VLANS = 4096
-};
+enum { ENGINE_NO_BRIDGE = 0xffff, ENGINE_VLANS = 4096 };
 
 struct engine;
 
 struct engine_params {
-	unsigned ports_max;    /* default 256 */
-	unsigned bridges_max;  /* default 64 */
-	unsigned workers_max;  /* default 320 */
-	int stats_fd;          /* memfd of engine_stats_bytes(); -1: private memory */
-	bool recover;          /* the memory was left by a forwarder that died */
-	uint32_t spin_us;      /* adaptive polling: spin this long before sleeping; default 200 */
+	unsigned ports_max;   /* default 256 */
+	unsigned bridges_max; /* default 64 */
+	unsigned workers_max; /* default 320 */
+	int stats_fd;	      /* memfd of engine_stats_bytes(); -1: private memory */
+	bool recover;	      /* the memory was left by a forwarder that died */
+	uint32_t spin_us;     /* adaptive polling: spin this long before sleeping; default 200 */
 };
 
 struct bridge_config {
@@ -43,26 +40,26 @@ struct bridge_config {
 	bool flood_broadcast;
 	bool reserved_forward; /* forward 01:80:c2:00:00:0x instead of dropping them */
 	uint32_t ageing_s;     /* 0: entries never age */
-	uint32_t mtu;          /* 0: no limit */
+	uint32_t mtu;	       /* 0: no limit */
 };
 
 struct port_config {
 	uint16_t id;
-	uint16_t bridge;          /* ENGINE_NO_BRIDGE: in none, received frames are dropped */
+	uint16_t bridge; /* ENGINE_NO_BRIDGE: in none, received frames are dropped */
 	bool admin_up;
 	bool learning;
-	bool flood;               /* gets flooded frames */
+	bool flood;		  /* gets flooded frames */
 	uint16_t isolation_group; /* frames never pass between two ports of one group; 0: none */
-	uint8_t vlan_mode;        /* enum vlan_mode; counts where the bridge filters VLANs */
-	uint8_t offload_policy;   /* enum offload_policy */
-	uint8_t polling;          /* enum port_polling */
+	uint8_t vlan_mode;	  /* enum vlan_mode; counts where the bridge filters VLANs */
+	uint8_t offload_policy;	  /* enum offload_policy */
+	uint8_t polling;	  /* enum port_polling */
 	uint16_t pvid;
-	int16_t cpu;              /* worker of queue q is pinned to cpu + q; -1: not pinned */
-	uint64_t tagged[64];      /* bit v: VLAN v may pass tagged */
+	int16_t cpu;	     /* worker of queue q is pinned to cpu + q; -1: not pinned */
+	uint64_t tagged[64]; /* bit v: VLAN v may pass tagged */
 };
 
 struct engine_config {
-	uint64_t generation;      /* grows with each publish; shown in traces and status */
+	uint64_t generation; /* grows with each publish; shown in traces and status */
 	const struct bridge_config *bridges;
 	unsigned bridge_count;
 	const struct port_config *ports;
@@ -108,10 +105,11 @@ struct fdb_row {
 	uint16_t vid;
 	uint16_t port;
 	bool is_static;
-	uint32_t age_s;       /* since last seen */
+	uint32_t age_s; /* since last seen */
 	uint32_t moves;
 };
-/* Copies at most max rows beginning with the table position *cursor, which it moves; 0 at the end. */
+/* Copies at most max rows beginning with the table position *cursor, which it moves; 0 at the end.
+ */
 int engine_fdb_dump(struct engine *engine, uint16_t bridge, uint32_t *cursor, struct fdb_row *rows,
 		    unsigned max);
 /* port 0xffff: any; vid 0xffff: any. Static entries stay. Returns the entries removed. */

@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 static void error_fill(struct error *err, int code, const char *name, const char *fmt, va_list args)
-	__attribute__((format(printf, 4, 0)));
+    __attribute__((format(printf, 4, 0)));
 
 static void error_fill(struct error *err, int code, const char *name, const char *fmt, va_list args)
 {

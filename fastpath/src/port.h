@@ -54,35 +54,36 @@ struct port_fds {
 
 /* What a device can take unfinished. A port that lacks one gets frames completed in software. */
 enum port_cap {
-	PORT_CAP_CSUM = 1 << 0,    /* FRAME_CSUM_NEEDED */
+	PORT_CAP_CSUM = 1 << 0, /* FRAME_CSUM_NEEDED */
 	PORT_CAP_TSO4 = 1 << 1,
 	PORT_CAP_TSO6 = 1 << 2,
-	PORT_CAP_USO = 1 << 3,     /* FRAME_GSO_UDP_L4 */
-	PORT_CAP_FRAGS = 1 << 4    /* takes chains; others get them as one piece */
+	PORT_CAP_USO = 1 << 3,	/* FRAME_GSO_UDP_L4 */
+	PORT_CAP_FRAGS = 1 << 4 /* takes chains; others get them as one piece */
 };
 
 struct port_status {
 	bool link_up;
-	bool lost;          /* the device is gone; only a new acquire brings it back */
-	uint32_t mtu;       /* bytes of payload behind the Ethernet header; 0: no limit known */
-	uint32_t ifindex;   /* 0: no kernel interface */
+	bool lost;	  /* the device is gone; only a new acquire brings it back */
+	uint32_t mtu;	  /* bytes of payload behind the Ethernet header; 0: no limit known */
+	uint32_t ifindex; /* 0: no kernel interface */
 	uint8_t mac[6];
-	uint32_t caps;      /* enum port_cap, what is in force now */
+	uint32_t caps; /* enum port_cap, what is in force now */
 	uint32_t rx_queues;
 	uint32_t tx_queues;
-	char detail[96];    /* what serves the port: "TPACKET_V2, 256 slots of 68 KB, virtio-net header" */
+	char detail[96]; /* what serves the port: "TPACKET_V2, 256 slots of 68 KB, virtio-net
+			    header" */
 };
 
 enum port_polling {
 	PORT_POLL_BLOCK,    /* sleep in poll as soon as the queue is empty */
 	PORT_POLL_ADAPTIVE, /* spin for a while, then sleep */
-	PORT_POLL_BUSY      /* never sleep */
+	PORT_POLL_BUSY	    /* never sleep */
 };
 
 enum offload_policy {
-	OFFLOAD_CARRY,    /* hand it on where the device can take it, complete it where not */
+	OFFLOAD_CARRY,	  /* hand it on where the device can take it, complete it where not */
 	OFFLOAD_COMPLETE, /* always complete in software before this port */
-	OFFLOAD_REFUSE    /* drop with a reason rather than touch the payload */
+	OFFLOAD_REFUSE	  /* drop with a reason rather than touch the payload */
 };
 /* cffi: end */
 
@@ -98,7 +99,7 @@ struct port_queue {
 /* Filled by tx: sent + the sum of drops is exactly the number of frames it was given. */
 struct tx_report {
 	uint32_t sent;
-	uint64_t sent_bytes;               /* frame bytes, no virtio-net header, tags included */
+	uint64_t sent_bytes; /* frame bytes, no virtio-net header, tags included */
 	uint32_t drops[DROP_REASONS];
 };
 
@@ -109,8 +110,7 @@ struct port_ops {
 	 * Keeper. Opens everything; on failure leaves nothing open. NULL: the port needs no
 	 * privilege, and attach is called with an empty fds.
 	 */
-	int (*acquire)(const struct port_options *options, struct port_fds *fds,
-		       struct error *err);
+	int (*acquire)(const struct port_options *options, struct port_fds *fds, struct error *err);
 
 	/*
 	 * Keeper. Undoes what closing the fds does not. May be NULL. The keeper closes the fds.
@@ -160,13 +160,13 @@ struct port_ops {
 struct port {
 	/* hot: read by workers */
 	const struct port_ops *ops;
-	void *priv;               /* the driver's */
+	void *priv; /* the driver's */
 	uint16_t id;
-	uint16_t pool;            /* memory region for swapping, 0: none */
+	uint16_t pool; /* memory region for swapping, 0: none */
 	uint16_t rx_queue_count;
 	uint16_t tx_queue_count;
-	_Atomic uint32_t caps;    /* enum port_cap */
-	_Atomic uint32_t mtu;     /* 0: no limit */
+	_Atomic uint32_t caps; /* enum port_cap */
+	_Atomic uint32_t mtu;  /* 0: no limit */
 	struct port_queue rxq[PORT_QUEUES_MAX];
 	struct port_queue txq[PORT_QUEUES_MAX];
 	/* cold: control thread */
@@ -183,8 +183,7 @@ const char *const *port_type_names(void);
 /* What the keeper calls; they find the type and check the option names. */
 int port_acquire(const char *type, const struct port_options *options, struct port_fds *fds,
 		 struct error *err);
-void port_release(const char *type, const struct port_options *options,
-		  const struct port_fds *fds);
+void port_release(const char *type, const struct port_options *options, const struct port_fds *fds);
 /* cffi: end */
 
 /* Option readers: absent gives the fallback, nonsense -EINVAL with the option named. */
@@ -192,8 +191,8 @@ const char *port_option_text(const struct port_options *options, const char *nam
 			     const char *fallback);
 int port_option_u32(const struct port_options *options, const char *name, uint32_t fallback,
 		    uint32_t min, uint32_t max, uint32_t *out, struct error *err);
-int port_option_bool(const struct port_options *options, const char *name, bool fallback,
-		     bool *out, struct error *err);
+int port_option_bool(const struct port_options *options, const char *name, bool fallback, bool *out,
+		     struct error *err);
 
 /* One "k=v" of fds->state as a number, or fallback. */
 uint32_t port_state_u32(const struct port_fds *fds, const char *key, uint32_t fallback);

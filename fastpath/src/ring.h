@@ -14,7 +14,7 @@
 enum {
 	NS_BUF_CHANGED = 0x01, /* buf_idx is not the one the slot had */
 	NS_NO_LEARN = 0x08,
-	NS_MOREFRAG = 0x20     /* the frame goes on in the next slot */
+	NS_MOREFRAG = 0x20 /* the frame goes on in the next slot */
 };
 
 struct netmap_slot {
@@ -26,14 +26,14 @@ struct netmap_slot {
 static_assert(sizeof(struct netmap_slot) == 16, "netmap ABI");
 
 struct netmap_ring {
-	int64_t buf_ofs;        /* from the ring to buffer 0 of its region, bytes */
+	int64_t buf_ofs; /* from the ring to buffer 0 of its region, bytes */
 	uint32_t num_slots;
-	uint32_t nr_buf_size;   /* bytes */
+	uint32_t nr_buf_size; /* bytes */
 	uint16_t ringid;
-	uint16_t dir;           /* 1 tx, 0 rx: opposite to what the header's comment says */
-	uint32_t head;          /* first slot the user owns */
-	uint32_t cur;           /* wake-up point */
-	uint32_t tail;          /* first slot the other side owns */
+	uint16_t dir;  /* 1 tx, 0 rx: opposite to what the header's comment says */
+	uint32_t head; /* first slot the user owns */
+	uint32_t cur;  /* wake-up point */
+	uint32_t tail; /* first slot the other side owns */
 	uint32_t flags;
 	int64_t ts_sec, ts_usec;
 	uint8_t pad[72];

@@ -25,27 +25,27 @@
 /* cffi: begin */
 enum drop_reason {
 	/* on the way in */
-	DROP_MALFORMED,       /* shorter than its headers say */
-	DROP_TRUNCATED,       /* the kernel gave fewer bytes than the frame has */
-	DROP_PORT_DOWN,       /* the receiving port is administratively down */
-	DROP_NO_BRIDGE,       /* the receiving port is in no bridge */
-	DROP_SOURCE_INVALID,  /* group or zero source address */
-	DROP_RESERVED_MAC,    /* 01:80:c2:00:00:00-0f, IEEE 802.1Q table 8-1 */
-	DROP_VLAN_INGRESS,    /* the port is not a member of the frame's VLAN */
-	DROP_SAME_PORT,       /* the destination is on the port it came from */
-	DROP_ISOLATED,        /* both ports are in one isolation group */
-	DROP_FLOOD_OFF,       /* flooding of this class is switched off */
-	DROP_NO_DESTINATION,  /* nobody else to flood to */
-	DROP_DESTINATION_DOWN,/* the FDB names a port that is down or not a member */
-	DROP_RESTART,         /* taken by a forwarder that was killed before it sent it */
+	DROP_MALFORMED,	       /* shorter than its headers say */
+	DROP_TRUNCATED,	       /* the kernel gave fewer bytes than the frame has */
+	DROP_PORT_DOWN,	       /* the receiving port is administratively down */
+	DROP_NO_BRIDGE,	       /* the receiving port is in no bridge */
+	DROP_SOURCE_INVALID,   /* group or zero source address */
+	DROP_RESERVED_MAC,     /* 01:80:c2:00:00:00-0f, IEEE 802.1Q table 8-1 */
+	DROP_VLAN_INGRESS,     /* the port is not a member of the frame's VLAN */
+	DROP_SAME_PORT,	       /* the destination is on the port it came from */
+	DROP_ISOLATED,	       /* both ports are in one isolation group */
+	DROP_FLOOD_OFF,	       /* flooding of this class is switched off */
+	DROP_NO_DESTINATION,   /* nobody else to flood to */
+	DROP_DESTINATION_DOWN, /* the FDB names a port that is down or not a member */
+	DROP_RESTART,	       /* taken by a forwarder that was killed before it sent it */
 	/* on the way out */
 	DROP_QUEUE_FULL,      /* the destination's ring or socket is full */
-	DROP_TX_ERROR,        /* the device refused the frame */
-	DROP_LINK_DOWN,       /* the device is down or gone */
-	DROP_TOO_BIG,         /* larger than the destination's MTU or slot */
+	DROP_TX_ERROR,	      /* the device refused the frame */
+	DROP_LINK_DOWN,	      /* the device is down or gone */
+	DROP_TOO_BIG,	      /* larger than the destination's MTU or slot */
 	DROP_OFFLOAD_REFUSED, /* offload_policy refuse and unfinished checksum or segmentation */
 	DROP_OFFLOAD_INVALID, /* offload state that contradicts the frame's bytes */
-	DROP_NO_BUFFER,       /* no scratch buffer for a copy or a segment */
+	DROP_NO_BUFFER,	      /* no scratch buffer for a copy or a segment */
 	DROP_REASONS
 };
 
@@ -55,24 +55,24 @@ struct port_counters {
 	uint64_t rx_bytes;
 	uint64_t tx_frames;
 	uint64_t tx_bytes;
-	uint64_t copies;     /* booked on the receiving port */
-	uint64_t segments;   /* booked on the sending port */
+	uint64_t copies;   /* booked on the receiving port */
+	uint64_t segments; /* booked on the sending port */
 	uint64_t originated;
 	uint64_t consumed;
-	uint64_t kernel_drops;   /* lost in the kernel's own ring before we saw them: apart */
-	uint64_t learned;        /* FDB entries this port made */
-	uint64_t moved;          /* FDB entries that moved to this port */
+	uint64_t kernel_drops; /* lost in the kernel's own ring before we saw them: apart */
+	uint64_t learned;      /* FDB entries this port made */
+	uint64_t moved;	       /* FDB entries that moved to this port */
 	uint64_t reserved[5];
-	uint64_t rx_drops[40];   /* by enum drop_reason; DROP_REASONS used */
+	uint64_t rx_drops[40]; /* by enum drop_reason; DROP_REASONS used */
 	uint64_t tx_drops[40];
 };
 
 struct worker_counters {
-	uint64_t batches;    /* calls of ops->rx that returned frames */
-	uint64_t empty;      /* calls that returned none */
-	uint64_t sleeps;     /* waits in poll */
-	uint64_t busy_ns;    /* spent on batches with frames */
-	uint64_t owner;      /* port << 16 | queue, + 1: who used the row last; 0: nobody yet */
+	uint64_t batches; /* calls of ops->rx that returned frames */
+	uint64_t empty;	  /* calls that returned none */
+	uint64_t sleeps;  /* waits in poll */
+	uint64_t busy_ns; /* spent on batches with frames */
+	uint64_t owner;	  /* port << 16 | queue, + 1: who used the row last; 0: nobody yet */
 	uint64_t reserved[11];
 };
 

@@ -40,8 +40,8 @@ enum {
 
 /* frame->tag: what the first tag in line is to this switch. */
 enum vlan_tag {
-	VLAN_TAG_NONE,     /* there is none, or it is the customer's */
-	VLAN_TAG_VID,      /* it names frame->vid */
+	VLAN_TAG_NONE,	   /* there is none, or it is the customer's */
+	VLAN_TAG_VID,	   /* it names frame->vid */
 	VLAN_TAG_PRIORITY, /* vid 0: priority only */
 	VLAN_TAG_CUSTOMER  /* from a tunnel port: a tag that goes out is pushed with 88a8 */
 };
@@ -50,8 +50,8 @@ enum vlan_tag {
 enum vlan_edit {
 	VLAN_EDIT_NONE,
 	VLAN_EDIT_PUSH, /* a new tag behind the addresses */
-	VLAN_EDIT_POP,  /* the first tag goes */
-	VLAN_EDIT_SET   /* the first tag gets the vid: it was a priority tag */
+	VLAN_EDIT_POP,	/* the first tag goes */
+	VLAN_EDIT_SET	/* the first tag gets the vid: it was a priority tag */
 };
 
 struct vlan_port {
