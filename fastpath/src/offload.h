@@ -85,13 +85,15 @@ static inline uint32_t offload_missing(const struct frame *frame, uint32_t caps)
 
 /*
  * Finishes the checksum in place and clears the offload state's flag: for a frame that is not
- * shared and lacks nothing else. -EINVAL: csum_start or csum_offset contradict the frame.
+ * shared and lacks nothing else. -EINVAL: csum_start or csum_offset contradict the frame, or
+ * name a place behind its first OFFLOAD_HEADER_MAX bytes.
  */
 int offload_checksum(struct frame *frame);
 
 /*
  * Bytes of the largest packet this frame becomes on a wire, Ethernet header and tags included:
- * what an MTU is compared with. frame_len where there is no GSO; 0 where the GSO state is invalid.
+ * what an MTU is compared with. frame_len where there is no GSO; 0 where the GSO state is invalid
+ * or of a kind that cannot be completed (ask offload_missing first).
  */
 uint32_t offload_packet_max(const struct frame *frame);
 
