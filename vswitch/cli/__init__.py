@@ -1,0 +1,44 @@
+"""The command line: ``vswitch NOUN VERB``, one file a noun, all of it over the REST API.
+
+Exit codes: 0 done; 1 refused by the appliance; 2 wrong usage; 3 the appliance or its fast path
+is not reachable; 4 no such object; 5 conflict (in use, exists already, changed meanwhile);
+6 not allowed (token).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from vswitch.cli import bridges, fdb, ports, serve, stats, system, top
+from vswitch.cli.client import CliError
+
+app = typer.Typer(
+    name="vswitch",
+    help="A virtual switch appliance, managed over REST.",
+    epilog="Exit codes: 0 done, 1 refused, 2 wrong usage, 3 not reachable, 4 no such object, "
+    "5 conflict, 6 not allowed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(bridges.app, name="bridge", help="Bridges: list, show, create, set, delete.")
+app.add_typer(ports.app, name="port", help="Ports: list, show, create, set, delete.")
+app.add_typer(fdb.app, name="fdb", help="Learned and static addresses of a bridge.")
+app.add_typer(stats.app, name="stats", help="Counters; every frame is in them.")
+app.add_typer(system.app, name="system", help="Is it ready, what can it do, what is missing.")
+app.command(name="top")(top.top)
+app.command(name="serve")(serve.serve)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    try:
+        app(args=args)
+    except CliError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
