@@ -1,0 +1,147 @@
+/*
+ * AF_PACKET, out of the switch: sendmmsg on a socket of its own (protocol 0: it receives
+ * nothing), each message a virtio-net header and the frame's fragments. TX_RING was measured at
+ * 0.48 M frames/s where this does 0.61: the ring saves the system call a frame that sendmmsg
+ * saves too, and then allocates and looks up pages a frame.
+ *
+ * SO_SNDBUF is real back-pressure on veth and on NICs: EAGAIN means wait, up to AF_TX_WAIT_NS a
+ * batch. A queue that did not move in that time is stuck and is not waited for again before it
+ * moves, so that one dead receiver does not slow the others.
+ *
+ * Runs on: workers.
+ */
+#include "af_packet.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <time.h>
+
+static int64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+}
+
+/* false: the time is over. ENOBUFS comes from the device's queue, which POLLOUT knows nothing of.
+ */
+static bool wait_for_room(struct af_tx *tx, int error, int64_t *deadline)
+{
+	const struct timespec pause = {.tv_nsec = 50000};
+	int64_t now = now_ns();
+
+	if (tx->stuck)
+		return false;
+	if (!*deadline)
+		*deadline = now + AF_TX_WAIT_NS;
+	if (now >= *deadline) {
+		tx->stuck = true;
+		return false;
+	}
+	if (error == ENOBUFS) {
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+	} else {
+		struct pollfd room = {.fd = tx->fd, .events = POLLOUT};
+		const struct timespec left = {.tv_nsec = *deadline - now};
+
+		ppoll(&room, 1, &left, NULL);
+	}
+	return true;
+}
+
+static enum drop_reason drop_reason_of(int error, const struct frame *frame)
+{
+	switch (error) {
+	case EMSGSIZE:
+		return DROP_TOO_BIG;
+	case ENETDOWN:
+	case ENXIO:
+	case ENODEV:
+		return DROP_LINK_DOWN;
+	case EAGAIN:
+	case ENOBUFS:
+	case ENOMEM:
+		return DROP_QUEUE_FULL;
+	case EINVAL:
+		return frame_has_offload(frame) ? DROP_OFFLOAD_INVALID : DROP_TX_ERROR;
+	default:
+		return DROP_TX_ERROR;
+	}
+}
+
+/* Sends messages 0..count-1, which are frames[0..count-1]. */
+static void send_messages(struct af_tx *tx, struct frame *const *frames, unsigned count,
+			  int64_t *deadline, struct tx_report *report)
+{
+	unsigned done = 0;
+
+	while (done < count) {
+		int sent = sendmmsg(tx->fd, tx->messages + done, count - done, MSG_DONTWAIT);
+		int error = errno;
+
+		if (sent > 0) {
+			tx->stuck = false;
+			for (int i = 0; i < sent; i++)
+				report->sent_bytes += frames[done++]->frame_len;
+			report->sent += (uint32_t)sent;
+			continue;
+		}
+		if (error == EINTR)
+			continue;
+		if ((error == EAGAIN || error == ENOBUFS) && wait_for_room(tx, error, deadline))
+			continue;
+		enum drop_reason reason = drop_reason_of(error, frames[done]);
+		/* A full queue or a dead link is so for all; anything else for this frame only. */
+		bool all = reason == DROP_QUEUE_FULL || reason == DROP_LINK_DOWN;
+
+		report->drops[reason] += all ? count - done : 1;
+		done = all ? count : done + 1;
+	}
+}
+
+/* Fills one message; returns the vectors used, 0 when there is no room for them. */
+static unsigned message_set(struct mmsghdr *message, struct iovec *iov, unsigned room,
+			    struct frame *frame)
+{
+	unsigned n = 1;
+
+	for (struct frame *part = frame; part; part = part->next) {
+		if (n == room)
+			return 0;
+		iov[n++] = (struct iovec){.iov_base = part->data, .iov_len = part->len};
+	}
+	/* The kernel makes this much of the frame linear and refuses more than there is. */
+	if (frame->offload.hdr_len > AF_LINEAR_BYTES_MAX)
+		frame->offload.hdr_len = AF_LINEAR_BYTES_MAX;
+	if (frame->offload.hdr_len > frame->frame_len)
+		frame->offload.hdr_len = 0;
+	iov[0] = (struct iovec){.iov_base = &frame->offload, .iov_len = AF_VNET_BYTES};
+	*message = (struct mmsghdr){.msg_hdr = {.msg_iov = iov, .msg_iovlen = n}};
+	return n;
+}
+
+void af_tx(struct port_queue *queue, struct frame *const *frames, unsigned count,
+	   struct tx_report *report)
+{
+	struct af_tx *tx = queue->priv;
+	int64_t deadline = 0;
+	unsigned first = 0, messages = 0, vectors = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		unsigned used = 0;
+
+		if (messages < FRAME_BATCH)
+			used = message_set(&tx->messages[messages], &tx->iov[vectors],
+					   AF_IOVECS - vectors, frames[i]);
+		if (!used) {
+			send_messages(tx, frames + first, messages, &deadline, report);
+			first = i;
+			messages = vectors = 0;
+			used = message_set(&tx->messages[0], tx->iov, AF_IOVECS, frames[i]);
+		}
+		messages++;
+		vectors += used;
+	}
+	send_messages(tx, frames + first, messages, &deadline, report);
+}
