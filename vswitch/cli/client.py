@@ -111,6 +111,7 @@ class Client:
                 method, API + path, json=body, params=params, headers=headers
             )
         except httpx.TransportError as error:
+            self._http.close()
             raise CliError(
                 f"no answer from {self._where}: {error}",
                 "is it running? start it with: vswitch serve",
