@@ -9,8 +9,8 @@
  * frames; with it, frames are spread over time in steps of at least 100 µs. It ends after
  * --seconds or --frames, whichever is first, and never runs longer than a minute.
  *
- * {"sent", "refused", "seconds", "frames_per_s", "first_ns", "last_ns"}: a sequence number stands
- * for a frame that the interface took; refused counts calls that took none (ENOBUFS).
+ * {"sent", "refused", "seconds", "frames_per_s", "first_ns", "last_ns", "cpu_s"}: a sequence number
+ * stands for a frame that the interface took; refused counts calls that took none (ENOBUFS).
  */
 #include <arpa/inet.h>
 #include <getopt.h>
@@ -222,21 +222,23 @@ int main(int argc, char **argv)
 	    .stream = 1,
 	};
 	uint64_t first, last;
-	double seconds;
+	double seconds, cpu_before;
 
 	options_read(&gen, argc, argv);
 	stop_on_signals();
 	prctl(PR_SET_TIMERSLACK, 1000ul, 0, 0, 0);
 	socket_open(&gen);
 	frames_prepare(&gen);
+	cpu_before = cpu_seconds();
 	first = clock_ns(CLOCK_REALTIME);
 	run(&gen);
 	last = clock_ns(CLOCK_REALTIME);
 	seconds = (double)(last - first) / 1e9;
 	printf("{\"sent\": %llu, \"refused\": %llu, \"seconds\": %.6f, \"frames_per_s\": %.0f, "
-	       "\"first_ns\": %llu, \"last_ns\": %llu}\n",
+	       "\"first_ns\": %llu, \"last_ns\": %llu, \"cpu_s\": %.6f}\n",
 	       (unsigned long long)gen.sent, (unsigned long long)gen.refused, seconds,
-	       (double)gen.sent / seconds, (unsigned long long)first, (unsigned long long)last);
+	       (double)gen.sent / seconds, (unsigned long long)first, (unsigned long long)last,
+	       cpu_seconds() - cpu_before);
 	close(gen.fd);
 	return 0;
 }

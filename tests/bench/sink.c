@@ -12,7 +12,7 @@
  * known to the generator only); reordered frames came after a higher number. gaps lists pauses
  * between two arrivals of more than --gap-ms, gap_max_ms is the longest of all. Latency is from
  * the generator's call to the kernel's arrival stamp: this program's own wake-up is not in it.
- * ring_drops are frames that this program itself was too slow for.
+ * ring_drops are frames that this program itself was too slow for; cpu_s is what it used.
  */
 #include <arpa/inet.h>
 #include <getopt.h>
@@ -50,6 +50,7 @@ struct sink {
 	uint64_t idle_ns;
 	uint64_t gap_ns;
 	double seconds;
+	double cpu_before;
 	int fd;
 	uint8_t *ring;
 	uint64_t *seen; /* one bit a sequence number */
@@ -256,7 +257,7 @@ static void report(const struct sink *sink)
 	for (unsigned i = 0; i < sink->gap_count; i++)
 		printf("%s{\"at_ns\": %llu, \"ms\": %.3f}", i ? ", " : "",
 		       (unsigned long long)sink->gaps[i].at_ns, (double)sink->gaps[i].ns / 1e6);
-	printf("], \"latency_us\": ");
+	printf("], \"cpu_s\": %.6f, \"latency_us\": ", cpu_seconds() - sink->cpu_before);
 	histogram_print_us(&sink->latency);
 	printf("}\n");
 }
@@ -279,6 +280,7 @@ int main(int argc, char **argv)
 	if (sink.seen == MAP_FAILED)
 		fail("mmap: %s", strerror(errno));
 	ring_open(&sink);
+	sink.cpu_before = cpu_seconds();
 	printf("{\"ready\": true}\n");
 	fflush(stdout);
 	run(&sink);

@@ -1,0 +1,226 @@
+"""A whole appliance of its own for a test: `vswitch serve` with private directories, its API as
+methods, its processes by name.
+
+    with Topology() as net, Appliance(net, net.switch) as switch:
+        switch.bridge("br0", *net.switch_ifs)
+        ...
+        switch.check_ledger()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.oracles import PortVlan
+from tests.support.topology import Topology, end_process, wait_until
+
+PROCESSES = ("keeper", "forwarder", "control")
+
+
+class ApiError(RuntimeError):
+    """The API refused; the message holds its problem document."""
+
+
+class Appliance:
+    """Runs in network namespace `netns` (None: the caller's). Use as a context manager."""
+
+    name = "vswitch"
+
+    def __init__(self, net: Topology, netns: str | None) -> None:
+        self._net = net
+        self._netns = netns
+        self._home: Path | None = None
+        self._serve: subprocess.Popen[str] | None = None
+        self._http: httpx.Client | None = None
+
+    # --- processes --------------------------------------------------------------------------------
+
+    def __enter__(self) -> Appliance:
+        self._home = Path(tempfile.mkdtemp(prefix="vswitch-test-"))
+        # The processes run under uids of their own and must get through to their directories.
+        self._home.chmod(0o755)
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+    @property
+    def home(self) -> Path:
+        """Holds run/, data/ and serve.log."""
+        assert self._home is not None
+        return self._home
+
+    @property
+    def log(self) -> str:
+        return (self.home / "serve.log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Starts all processes and waits until frames would be forwarded."""
+        with (self.home / "serve.log").open("a") as log:
+            self._serve = self._net.start(
+                self._netns,
+                *(sys.executable, "-m", "vswitch", "serve"),
+                *("--listen", f"unix:{self.home}/run/api.sock"),
+                *("--data-dir", f"{self.home}/data", "--run-dir", f"{self.home}/run"),
+                stdout=log,
+                stderr=log,
+            )
+        transport = httpx.HTTPTransport(uds=f"{self.home}/run/api.sock")
+        self._http = httpx.Client(transport=transport, base_url="http://vswitch", timeout=15)
+        try:
+            wait_until(self._alive_and_ready, 30, "the appliance is ready")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; it said:\n{self.log}") from None
+
+    def _alive_and_ready(self) -> bool:
+        assert self._serve is not None
+        if self._serve.poll() is not None:
+            raise RuntimeError(f"serve ended with {self._serve.returncode}:\n{self.log}")
+        return self.ready()
+
+    def ready(self) -> bool:
+        """Does the API answer, and say that forwarding works?"""
+        assert self._http is not None
+        with contextlib.suppress(httpx.HTTPError):
+            return self._http.get("/api/v1/system/ready").status_code == 200
+        return False
+
+    def stop(self) -> None:
+        """Ends serve as an operator would, then whatever it may have left; directories stay."""
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+        left = {name: self.pid(name) for name in PROCESSES}
+        if self._serve is not None:
+            end_process(self._serve, 20)
+            self._serve = None
+        for pid in left.values():
+            if pid is not None and self._is_ours(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _is_ours(self, pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            return str(self.home).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return False
+
+    def pid(self, name: str) -> int | None:
+        """Process id of keeper, forwarder or control; None when it does not run."""
+        if self._home is None:
+            return None
+        try:
+            pid = int((self.home / "run" / f"{name}.pid").read_text())
+        except (OSError, ValueError):
+            return None
+        return pid if self._is_ours(pid) else None
+
+    def kill(self, name: str) -> int:
+        """SIGKILLs one process and returns the id it had."""
+        pid = self.pid(name)
+        if pid is None:
+            raise ProcessLookupError(f"{name} does not run")
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def wait_replaced(self, name: str, old_pid: int, timeout_s: float = 20) -> int:
+        """Waits until another process has taken the place of old_pid; returns its id."""
+        wait_until(lambda: self.pid(name) not in (None, old_pid), timeout_s, f"{name} runs again")
+        pid = self.pid(name)
+        assert pid is not None
+        return pid
+
+    # --- API --------------------------------------------------------------------------------------
+
+    def call(self, method: str, path: str, body: Any = None, **params: str) -> Any:
+        """One request; JSON of the answer. ApiError holds the problem of a refusal."""
+        assert self._http is not None
+        answer = self._http.request(method, f"/api/v1{path}", json=body, params=params)
+        if answer.status_code >= 400:
+            raise ApiError(f"{method} {path}: {answer.status_code} {answer.text}")
+        return answer.json() if answer.content else None
+
+    def put_bridge(self, name: str, **spec: Any) -> Any:
+        return self.call("PUT", f"/bridges/{name}", {"spec": spec})
+
+    def put_port(self, name: str, bridge: str, backend: dict[str, Any], **spec: Any) -> Any:
+        return self.call(
+            "PUT", f"/ports/{name}", {"spec": {"bridge": bridge, "backend": backend, **spec}}
+        )
+
+    def bridge(self, name: str, *ifnames: str, **spec: Any) -> list[str]:
+        """A bridge over af_packet ports on ifnames, ready to forward; returns the port names."""
+        self.put_bridge(name)
+        ports = [f"p{i}" for i in range(len(ifnames))]
+        for port, ifname in zip(ports, ifnames, strict=True):
+            self.put_port(port, name, {"type": "af_packet", "ifname": ifname}, **spec)
+        self.wait_ports(*ports)
+        return ports
+
+    def vlan_bridge(self, name: str, ifnames: list[str], vlans: list[PortVlan]) -> None:
+        """A bridge that filters VLANs over af_packet ports, ready to forward."""
+        self.put_bridge(name, vlan_filtering=True)
+        for i, (ifname, vlan) in enumerate(zip(ifnames, vlans, strict=True)):
+            spec: dict[str, Any] = {"mode": vlan.mode}
+            if vlan.mode != "trunk":
+                spec["pvid"] = vlan.pvid
+            if vlan.tagged:
+                spec["tagged"] = [str(vid) for vid in vlan.tagged]
+            self.put_port(f"p{i}", name, {"type": "af_packet", "ifname": ifname}, vlan=spec)
+        self.wait_ports(*(f"p{i}" for i in range(len(ifnames))))
+
+    def conditions(self, port: str) -> dict[str, dict[str, Any]]:
+        status = self.call("GET", f"/ports/{port}")["status"]
+        return {condition["type"]: condition for condition in status["conditions"]}
+
+    def wait_ports(self, *ports: str, timeout_s: float = 15) -> None:
+        """Waits until every port is Ready and its link is up."""
+
+        def up(port: str) -> bool:
+            conditions = self.conditions(port)
+            return all(
+                str(conditions.get(kind, {}).get("status")) == "True"
+                for kind in ("Ready", "LinkUp")
+            )
+
+        for port in ports:
+            try:
+                wait_until(lambda port=port: up(port), timeout_s, f"port {port} is ready")  # type: ignore[misc]
+            except TimeoutError as error:
+                raise TimeoutError(f"{error}: {self.conditions(port)}") from None
+
+    def port_stats(self) -> dict[str, dict[str, Any]]:
+        return {item["name"]: item for item in self.call("GET", "/stats/ports")["items"]}
+
+    def check_ledger(self, timeout_s: float = 5) -> dict[str, Any]:
+        """Waits until nothing is in flight, then requires that the switch's books balance.
+
+        Returns the ledger: rx + copies + segments + originated = tx + drops + consumed.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            ledger: dict[str, Any] = self.call("GET", "/stats/ports")["ledger"]
+            income = sum(ledger[k] for k in ("rx_frames", "copies", "segments", "originated"))
+            outgo = sum(ledger[k] for k in ("tx_frames", "drops", "consumed"))
+            if income == outgo:
+                return ledger
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the ledger does not balance: {income} != {outgo}: {ledger}")
+            time.sleep(0.02)
