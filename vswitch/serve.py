@@ -375,9 +375,7 @@ class Supervisor:
         keeper, control = self._children
         self._end(control)
         self._end(keeper)
-        forwarder = find_process(
-            self._opts.run_dir / "forwarder.pid", ("fastpath", "forwarder", str(self._opts.run_dir))
-        )
+        forwarder = find_process(self._opts.run_dir / "forwarder.pid", ("fastpath", "forwarder"))
         if forwarder is not None:
             # Its keeper died before it could stop it.
             self._end(Child("forwarder", (), Path(), (), *forwarder))
