@@ -1,0 +1,157 @@
+"""`python -m tests.bench` (as root): the appliance beside its peers, in one run.
+
+    --quick             3 rounds of 1 s: about two minutes, a first impression only
+    --rounds N          rounds of each case (default 5)
+    --seconds S         length of one measurement (default 3)
+    --only TEXT         cases whose name contains TEXT; may be repeated
+    --json PATH         where the whole report goes (default bench-results/bench.json)
+    --write-docs        rewrite the figures of docs/performance.md from this run
+    --from PATH         measure nothing, show (and --write-docs) an earlier report
+
+Only ratios of one run count: the subjects of a case are measured in turn, round by round, and
+the median of the rounds' ratios is what is compared with the target. The exit status is 1 when a
+case could not be measured; a missed target is a figure, not a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench import docs, memory, results
+from tests.bench.cases import AF_PACKET, BRIDGE, CASES, NOTHING, TAP, Case
+from tests.bench.results import Result
+from tests.bench.subjects import Bridge, Ours, Plain, Subject
+from tests.support.probes import ROOT
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"bench: {text}\n")
+    sys.stderr.flush()
+
+
+def make_subjects(names: Sequence[str], stack: contextlib.ExitStack) -> dict[str, Subject]:
+    """Starts the subjects that are needed."""
+    makers = {
+        AF_PACKET: lambda: Ours("af_packet"),
+        TAP: lambda: Ours("tap"),
+        BRIDGE: Bridge,
+        NOTHING: Plain,
+    }
+    subjects: dict[str, Subject] = {}
+    for name in dict.fromkeys(names):
+        say(f"starting: {name}")
+        subjects[name] = stack.enter_context(makers[name]())
+    return subjects
+
+
+def names_of(case: Case) -> list[str]:
+    return [name for name in (case.ours, case.peer, case.reference) if name is not None]
+
+
+def run_case(case: Case, subjects: dict[str, Subject], rounds: int, seconds: float) -> Result:
+    """All rounds of one case; every other round goes through the subjects backwards."""
+    names = names_of(case)
+    result = Result(
+        case.name,
+        case.unit,
+        case.ours,
+        case.peer,
+        case.target,
+        case.higher_is_better,
+        {name: [] for name in names},
+    )
+    for number in range(rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            sample = case.measure(subjects[name], seconds)
+            result.samples[name].append(sample)
+        values = ", ".join(f"{name} {result.samples[name][-1].value:,.4g}" for name in names)
+        say(f"{case.name} {number + 1}/{rounds}: {values} {case.unit}")
+    return result
+
+
+def measure(cases: Sequence[Case], rounds: int, seconds: float) -> list[Result]:
+    done: list[Result] = []
+    with contextlib.ExitStack() as stack:
+        subjects = make_subjects([n for case in cases for n in names_of(case)], stack)
+        for case in cases:
+            try:
+                done.append(run_case(case, subjects, rounds, seconds))
+            except Exception as error:  # one broken case must not lose the others' figures
+                say(f"{case.name}: {error!r}")
+                done.append(
+                    Result(
+                        case.name,
+                        case.unit,
+                        case.ours,
+                        case.peer,
+                        case.target,
+                        case.higher_is_better,
+                        error=f"{type(error).__name__}: {error}",
+                    )
+                )
+        for subject in subjects.values():
+            if isinstance(subject, Ours):
+                subject.check()
+    return done
+
+
+def options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--json", type=Path, default=ROOT / "bench-results" / "bench.json")
+    parser.add_argument("--write-docs", action="store_true")
+    parser.add_argument("--from", dest="earlier", type=Path)
+    chosen = parser.parse_args(argv)
+    chosen.rounds = chosen.rounds or (3 if chosen.quick else 5)
+    chosen.seconds = chosen.seconds or (1 if chosen.quick else 3)
+    return chosen
+
+
+def main(argv: Sequence[str]) -> int:
+    chosen = options(argv)
+    if chosen.earlier is not None:
+        report: dict[str, Any] = json.loads(chosen.earlier.read_text())
+    else:
+        if os.geteuid() != 0:
+            say("network namespaces need root: run this as root")
+            return 1
+        report = {
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(["python", "-m", "tests.bench", *argv]),
+            "machine": results.machine(),
+            "rounds": chosen.rounds,
+            "seconds": chosen.seconds,
+        }
+        wanted = chosen.only or [""]
+        cases = [c for c in CASES if any(text in c.name for text in wanted)]
+        found = measure(cases, chosen.rounds, chosen.seconds) if cases else []
+        if any(text in memory.NAME for text in wanted):
+            found += memory.measure(chosen.rounds, chosen.seconds, say)
+        report["machine"]["load_after"] = list(os.getloadavg())
+        report["cases"] = [result.as_json() for result in found]
+        results.write_json(report, chosen.json)
+        say(f"the whole report is in {chosen.json}")
+    sys.stdout.write(results.text_table(results.rows(report)))
+    if chosen.write_docs:
+        docs.write(report, ROOT / "docs" / "performance.md")
+    return 1 if any(case["error"] is not None for case in report["cases"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

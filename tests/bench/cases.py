@@ -1,0 +1,218 @@
+"""One measurement of one subject each: forwarding rate, TCP, round-trip time.
+
+A measurement returns a Sample: the value that is compared and what explains it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.bench.subjects import Subject
+from tests.support.probes import Load, PingPong, passage, teach
+from tests.support.topology import end_process, wait_until
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`value` in the case's unit; `detail` holds integers and floats that explain it."""
+
+    value: float
+    detail: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """`ours` and `peer` are names of subjects; ratio = ours / peer (higher_is_better), or
+    peer / ours. `target`: the least ratio that is wanted; None: none was set."""
+
+    name: str
+    unit: str
+    measure: Callable[[Subject, float], Sample]
+    ours: str
+    peer: str
+    target: float | None = None
+    higher_is_better: bool = True
+    reference: str | None = None  # a third subject to measure alongside
+
+
+def _ksoftirqd_ns() -> int:
+    """Time that ksoftirqd has run on all processors."""
+    total = 0
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (entry / "comm").read_text().startswith("ksoftirqd/"):
+                    total += int((entry / "schedstat").read_text().split()[0])
+    return total
+
+
+def _softirq_ns() -> int:
+    """Time in softirqs on all processors, by ticks (coarse; the whole machine's)."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    return int(fields[7]) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Usage:
+    """Processor time between the beginning and the end of a block, in nanoseconds."""
+
+    switch_ns: int = 0
+    ksoftirqd_ns: int = 0
+    softirq_ns: int = 0
+
+
+@contextlib.contextmanager
+def _usage(subject: Subject) -> Iterator[Usage]:
+    used = Usage()
+    before = (subject.cpu_ns(), _ksoftirqd_ns(), _softirq_ns())
+    yield used
+    used.switch_ns = subject.cpu_ns() - before[0]
+    used.ksoftirqd_ns = _ksoftirqd_ns() - before[1]
+    used.softirq_ns = _softirq_ns() - before[2]
+
+
+def forward(frame_bytes: int, macs: int) -> Callable[[Subject, float], Sample]:
+    """Frames at full speed in one direction; value: frames/s that arrive.
+
+    system_ns_per_frame is the processor time of everything that took part (generator, receiver,
+    switch, ksoftirqd) for each frame that arrived; switch_ns_per_frame that of the switch's own
+    process. Subtract "no switch" from the bridge's system time for what the bridge costs.
+    """
+
+    def measure(subject: Subject, seconds: float) -> Sample:
+        load = Load(bytes=frame_bytes, macs=macs, seconds=seconds)
+        teach(subject.net, load)
+        before = subject.drops()
+        with _usage(subject) as used:
+            result = passage(subject.net, load, idle_ms=200)
+        after = subject.drops()
+        frames = max(1, int(result.sink["unique"]))
+        tools_ns = (float(result.gen["cpu_s"]) + float(result.sink["cpu_s"])) * 1e9
+        detail: dict[str, float] = {
+            "offered_frames_per_s": float(result.gen["frames_per_s"]),
+            "lost": result.lost,
+            "duplicates": int(result.sink["duplicates"]),
+            "reordered": int(result.sink["reordered"]),
+            "receiver_drops": int(result.sink["ring_drops"]),
+            "system_ns_per_frame": (tools_ns + used.switch_ns + used.ksoftirqd_ns) / frames,
+            "switch_ns_per_frame": used.switch_ns / frames,
+            "softirq_ns_per_frame": used.softirq_ns / frames,
+        }
+        for reason, count in after.items():
+            if count > before.get(reason, 0):
+                detail[f"drops_{reason}"] = count - before.get(reason, 0)
+        return Sample(result.frames_per_s, detail)
+
+    return measure
+
+
+def tcp(one_cpu: bool = False) -> Callable[[Subject, float], Sample]:
+    """iperf3 with all offloads as they are; value: Gbit/s that arrive.
+
+    one_cpu pins both ends to processor 0, which leaves the others to the switch.
+    """
+
+    def measure(subject: Subject, seconds: float) -> Sample:
+        net = subject.net
+        pin = ("taskset", "-c", "0") if one_cpu else ()
+        server = net.start(net.hosts[1], *pin, "iperf3", "-s", "-1", "--forceflush")
+        try:
+            _wait_listening(server.pid)
+            with _usage(subject) as used:
+                text = net.run(
+                    net.hosts[0],
+                    *pin,
+                    *("iperf3", "-c", net.addresses[1], "-t", str(seconds), "-J"),
+                    timeout_s=seconds + 30,
+                )
+        finally:
+            end_process(server)
+        end = json.loads(text)["end"]
+        received = end["sum_received"]
+        gigabits = received["bits_per_second"] / 1e9
+        cpu = end["cpu_utilization_percent"]
+        ends_ns = (cpu["host_total"] + cpu["remote_total"]) / 100 * received["seconds"] * 1e9
+        kilobytes = max(1.0, received["bytes"] / 1000)
+        return Sample(
+            gigabits,
+            {
+                "retransmits": end["sum_sent"].get("retransmits", 0),
+                "system_ns_per_kb": (ends_ns + used.switch_ns + used.ksoftirqd_ns) / kilobytes,
+                "switch_ns_per_kb": used.switch_ns / kilobytes,
+                "softirq_ns_per_kb": used.softirq_ns / kilobytes,
+            },
+        )
+
+    return measure
+
+
+def _wait_listening(pid: int) -> None:
+    """Until the process (which may still be `ip netns exec`) listens on iperf3's port."""
+
+    def listening() -> bool:
+        for line in Path(f"/proc/{pid}/net/tcp6").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[1].endswith(":1451") and fields[3] == "0A":  # 5201, LISTEN
+                return True
+        return False
+
+    wait_until(listening, 5, "iperf3 listens")
+
+
+def ping(subject: Subject, seconds: float) -> Sample:
+    """One UDP datagram at a time, both ends on processor 0; value: median round trip in µs."""
+    with PingPong(subject.net, 1, cpu=0) as answering, _usage(subject) as used:
+        report = answering.measure(0, seconds)
+    rtt: dict[str, Any] = report["rtt_us"]
+    return Sample(
+        float(rtt["p50"]),
+        {
+            "p99_us": float(rtt["p99"]),
+            "p99_9_us": float(rtt["p99_9"]),
+            "rounds": int(report["rounds"]),
+            "lost": int(report["lost"]),
+            "switch_ns_per_round": used.switch_ns / max(1, int(report["rounds"])),
+        },
+    )
+
+
+AF_PACKET = "vswitch af_packet"
+TAP = "vswitch tap"
+BRIDGE = "linux-bridge"
+NOTHING = "no switch"
+
+CASES = [
+    *(
+        Case(
+            f"veth to veth, {label}, {macs:,} MAC{'s' if macs > 1 else ''}",
+            "frames/s",
+            forward(frame_bytes, macs),
+            AF_PACKET,
+            BRIDGE,
+            target=0.9,
+            reference=NOTHING,
+        )
+        for label, frame_bytes in (("64 B", 60), ("1500 B", 1514))
+        for macs in (1, 1000)
+    ),
+    Case("TCP, af_packet", "Gbit/s", tcp(), AF_PACKET, BRIDGE, target=0.7),
+    Case("TCP, af_packet, ends on one CPU", "Gbit/s", tcp(True), AF_PACKET, BRIDGE),
+    Case("TCP, tap", "Gbit/s", tcp(), TAP, BRIDGE, target=0.7),
+    Case("TCP, tap, ends on one CPU", "Gbit/s", tcp(True), TAP, BRIDGE),
+    Case(
+        "ping-pong, af_packet",
+        "µs",
+        ping,
+        AF_PACKET,
+        BRIDGE,
+        higher_is_better=False,
+        reference=NOTHING,
+    ),
+    Case("ping-pong, tap", "µs", ping, TAP, BRIDGE, higher_is_better=False),
+]
