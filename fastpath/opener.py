@@ -1,0 +1,205 @@
+"""What the keeper opens for the forwarder, and what it refuses to.
+
+The forwarder parses hostile bytes, so its requests are checked as if it had been taken over: a
+type that exists, interface names of a legal form that the keeper's own patterns allow, no option
+that names a path.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import hashlib
+import os
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastpath import devices, native
+from fastpath.channel import Bundle, close_all
+from fastpath.check import OPTION_BYTES_MAX, OPTIONS_MAX
+from fastpath.devices import DeviceError
+
+VETH = "veth"
+VETH_OPTIONS = ("name", "peer", "netns")
+# Which option of a type names a kernel interface.
+INTERFACE_OPTIONS = {"af_packet": ("ifname",), "tap": ("name",), VETH: ("name", "peer")}
+RESERVED_OPTIONS = ("directory",)
+ALWAYS_DENIED = ("lo",)
+
+_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+_NETNS = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class OpenError(Exception):
+    """``code`` is the API's, the message one sentence."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Shell patterns over interface names. ``lo`` needs to be allowed word for word."""
+
+    allow: Sequence[str] = ("*",)
+    deny: Sequence[str] = ()
+
+    def check(self, name: str) -> None:
+        """OpenError when a port may not have this interface."""
+        if not _INTERFACE.fullmatch(name) or name in (".", ".."):
+            raise OpenError("IFACE_NAME_INVALID", f"{name!r} is no interface name")
+        if name in ALWAYS_DENIED and name not in self.allow:
+            raise OpenError("IFACE_DENIED", f"interface {name} is never given to a port")
+        for pattern in self.deny:
+            if fnmatch.fnmatchcase(name, pattern):
+                raise OpenError("IFACE_DENIED", f"interface {name} is denied by {pattern!r}")
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.allow):
+            allowed = ", ".join(self.allow)
+            raise OpenError("IFACE_DENIED", f"interface {name} is not among {allowed}")
+
+
+@dataclass(slots=True)
+class Opener:
+    """Opens and releases ports. ``owner`` tells our interfaces from other instances'."""
+
+    policy: Policy
+    pcap_directory: Path
+    run_directory: Path
+    types: tuple[str, ...] = field(default_factory=native.port_types)
+
+    @property
+    def owner(self) -> str:
+        path = os.fsencode(self.run_directory.resolve())
+        return hashlib.blake2b(path, digest_size=6).hexdigest()
+
+    def port_types(self) -> dict[str, str]:
+        """Each type with "" when it works here, else the sentence that says why not."""
+        checks = {"af_packet": _packet_socket, "tap": _tun_device, "pcap": self._pcap_directory}
+        result = {}
+        for type in self.types:
+            check = checks.get(type)
+            result[type] = check() if check else ""
+        if "af_packet" in result:
+            result[VETH] = result["af_packet"] or _net_admin()
+        return result
+
+    def open(self, port: str, type: str, options: Mapping[str, str]) -> tuple[Bundle, list[int]]:
+        """The device and its fds, which are the caller's. OpenError says why not."""
+        self._check(type, options)
+        driver, driver_options = self._driver(type, options)
+        try:
+            if type == VETH:
+                devices.make_veth(
+                    options["name"],
+                    options["peer"],
+                    options.get("netns", ""),
+                    self._mark(port, options),
+                )
+            fds, state = native.port_acquire(driver, port, driver_options)
+        except DeviceError as error:
+            raise OpenError(error.code, str(error)) from error
+        except native.NativeError as error:
+            raise OpenError(_code(error), error.message) from error
+        return Bundle(port, type, dict(options), driver, driver_options, state), fds
+
+    def release(self, bundle: Bundle, fds: Sequence[int]) -> None:
+        """Undo ``open`` and close the fds. OpenError when something of ours is left."""
+        try:
+            if bundle.driver in self.types:
+                native.port_release(
+                    bundle.driver, bundle.name, bundle.driver_options, fds, bundle.state
+                )
+        finally:
+            close_all(fds)
+        if bundle.type == VETH:
+            try:
+                devices.remove_veth(
+                    bundle.options.get("name", ""), self._mark(bundle.name, bundle.options)
+                )
+            except DeviceError as error:
+                raise OpenError(error.code, str(error)) from error
+
+    def sound(self, bundle: Bundle) -> bool:
+        """A forwarder handed this back: is it something that we would have opened?"""
+        try:
+            self._check(bundle.type, bundle.options)
+            driver = self._driver(bundle.type, bundle.options)
+        except OpenError:
+            return False
+        return driver == (bundle.driver, bundle.driver_options)
+
+    def _mark(self, port: str, options: Mapping[str, str]) -> str:
+        peer, netns = options.get("peer", ""), options.get("netns", "")
+        return devices.mark_of(self.owner, port, peer, netns)
+
+    def _check(self, type: str, options: Mapping[str, str]) -> None:
+        if type not in self.types and not (type == VETH and "af_packet" in self.types):
+            raise OpenError("TYPE_UNKNOWN", f"there is no port type {type!r} here")
+        if len(options) > OPTIONS_MAX:
+            raise OpenError("INVALID", f"{len(options)} options are too many")
+        for name, value in options.items():
+            if len(name) + len(value) > OPTION_BYTES_MAX or "\0" in name + value:
+                raise OpenError("INVALID", f"option {name[:40]!r} is too long")
+            if name in RESERVED_OPTIONS:
+                raise OpenError("INVALID", f"option {name} is the keeper's own")
+        for name in INTERFACE_OPTIONS.get(type, ()):
+            if name not in options:
+                raise OpenError("INVALID", f"{type}: {name} is missing")
+            # The peer lives in a namespace of its own, where our patterns mean nothing.
+            if name == "peer" and options.get("netns"):
+                Policy(allow=("*", *ALWAYS_DENIED)).check(options[name])
+            else:
+                self.policy.check(options[name])
+        netns = options.get("netns", "")
+        if type == VETH and netns and (not _NETNS.fullmatch(netns) or netns in (".", "..")):
+            raise OpenError("INVALID", f"{netns!r} is no name of a network namespace")
+
+    def _driver(self, type: str, options: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+        """The C port type that serves ``type``, and its options."""
+        if type == VETH:
+            rest = {name: value for name, value in options.items() if name not in VETH_OPTIONS}
+            return "af_packet", {"ifname": options["name"], **rest}
+        if type == "pcap":
+            return type, {**options, "directory": str(self.pcap_directory)}
+        return type, dict(options)
+
+    def _pcap_directory(self) -> str:
+        if os.access(self.pcap_directory, os.R_OK | os.W_OK | os.X_OK):
+            return ""
+        return f"the keeper may not read and write {self.pcap_directory}"
+
+
+def _code(error: native.NativeError) -> str:
+    if error.code in (errno.EPERM, errno.EACCES) and error.name in ("EPERM", "EACCES"):
+        return "PRIVILEGE"
+    return error.name
+
+
+def _packet_socket() -> str:
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            return "packet sockets need the capability NET_RAW"
+        return f"packet sockets do not work here: {error.strerror}"
+    return ""
+
+
+def _tun_device() -> str:
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return "/dev/net/tun is missing: load the module tun, or pass the device in"
+    except OSError as error:
+        return f"/dev/net/tun cannot be opened: {error.strerror}"
+    return _net_admin()
+
+
+def _net_admin() -> str:
+    with open("/proc/self/status") as status:
+        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff"))
+    return "" if effective & (1 << 12) else "making interfaces needs the capability NET_ADMIN"
