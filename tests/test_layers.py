@@ -20,10 +20,10 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
 # Lowest first. A file sees its own layer and those below it.
 LAYERS = (
-    {"error", "frame", "flow_key", "ring", "stats", "vlan", "offload", "checksum"},
-    {"parse", "fdb"},
+    {"error", "frame", "flow_key", "ring", "stats", "offload", "checksum"},
+    {"parse", "vlan", "fdb"},
     {"port", "bridge", "tx"},
-    {"snapshot", "worker"},
+    {"config", "snapshot", "worker"},
     {"engine"},
 )
 # Byte work, testable on arrays: no port, no system call.
