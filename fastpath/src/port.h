@@ -104,7 +104,8 @@ struct tx_report {
 };
 
 struct port_ops {
-	const char *type; /* the word of the API: "af_packet" */
+	const char *type;	    /* the word of the API: "af_packet" */
+	const char *const *options; /* names acquire and attach know, NULL at the end; NULL: any */
 
 	/*
 	 * Keeper. Opens everything; on failure leaves nothing open. NULL: the port needs no
@@ -185,6 +186,10 @@ int port_acquire(const char *type, const struct port_options *options, struct po
 		 struct error *err);
 void port_release(const char *type, const struct port_options *options, const struct port_fds *fds);
 /* cffi: end */
+
+/* Refuses option names the type does not know; acquire and engine_port_add have called it. */
+int port_options_check(const struct port_ops *ops, const struct port_options *options,
+		       struct error *err);
 
 /* Option readers: absent gives the fallback, nonsense -EINVAL with the option named. */
 const char *port_option_text(const struct port_options *options, const char *name,
