@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cffi import FFI
 
-HEADERS = ("error.h", "stats.h", "port.h", "vlan.h", "engine.h", "sandbox.h")
+HEADERS = ("error.h", "stats.h", "port.h", "vlan.h", "config.h", "engine.h", "sandbox.h")
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 

@@ -12,14 +12,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "config.h"
 #include "error.h"
 #include "port.h"
 #include "stats.h"
-#include "vlan.h"
 
 /* cffi: begin */
-enum { ENGINE_NO_BRIDGE = 0xffff, ENGINE_VLANS = 4096 };
-
 struct engine;
 
 struct engine_params {
@@ -29,41 +27,6 @@ struct engine_params {
 	int stats_fd;	      /* memfd of engine_stats_bytes(); -1: private memory */
 	bool recover;	      /* the memory was left by a forwarder that died */
 	uint32_t spin_us;     /* adaptive polling: spin this long before sleeping; default 200 */
-};
-
-struct bridge_config {
-	uint16_t id;
-	bool vlan_filtering;
-	bool learning;
-	bool flood_unknown_unicast;
-	bool flood_multicast;
-	bool flood_broadcast;
-	bool reserved_forward; /* forward 01:80:c2:00:00:0x instead of dropping them */
-	uint32_t ageing_s;     /* 0: entries never age */
-	uint32_t mtu;	       /* 0: no limit */
-};
-
-struct port_config {
-	uint16_t id;
-	uint16_t bridge; /* ENGINE_NO_BRIDGE: in none, received frames are dropped */
-	bool admin_up;
-	bool learning;
-	bool flood;		  /* gets flooded frames */
-	uint16_t isolation_group; /* frames never pass between two ports of one group; 0: none */
-	uint8_t vlan_mode;	  /* enum vlan_mode; counts where the bridge filters VLANs */
-	uint8_t offload_policy;	  /* enum offload_policy */
-	uint8_t polling;	  /* enum port_polling */
-	uint16_t pvid;
-	int16_t cpu;	     /* worker of queue q is pinned to cpu + q; -1: not pinned */
-	uint64_t tagged[64]; /* bit v: VLAN v may pass tagged */
-};
-
-struct engine_config {
-	uint64_t generation; /* grows with each publish; shown in traces and status */
-	const struct bridge_config *bridges;
-	unsigned bridge_count;
-	const struct port_config *ports;
-	unsigned port_count;
 };
 
 uint64_t engine_stats_bytes(unsigned workers_max, unsigned ports_max);

@@ -1,0 +1,301 @@
+/* Runs on: workers. */
+#include "tx.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+
+/* One destination of the batch. */
+struct way_out {
+	struct tx *tx;
+	const struct tx_port *to;
+	const struct vlan_port *vlan;
+	struct port_counters *cell;
+	uint32_t caps; /* those the policy lets it use */
+	uint32_t mtu;  /* 0: no limit */
+	bool refuse;
+};
+
+static inline void drop(struct way_out *out, enum drop_reason reason)
+{
+	counter_add(&out->cell->tx_drops[reason], 1);
+}
+
+/* --- sending --------------------------------------------------------------------------------- */
+
+static void tx_send(struct way_out *out, struct frame *const *frames, unsigned count)
+{
+	struct port *port = out->to->port;
+	unsigned id = out->tx->ordinal % port->tx_queue_count;
+	struct tx_report report = {0};
+
+	if (out->to->exclusive) {
+		port->ops->tx(&port->txq[id], frames, count, &report);
+	} else {
+		pthread_mutex_lock(&out->to->lock[id]);
+		port->ops->tx(&port->txq[id], frames, count, &report);
+		pthread_mutex_unlock(&out->to->lock[id]);
+	}
+	if (report.sent) {
+		counter_add(&out->cell->tx_frames, report.sent);
+		counter_add(&out->cell->tx_bytes, report.sent_bytes);
+	}
+	if (report.sent == count)
+		return;
+	for (unsigned reason = 0; reason < DROP_REASONS; reason++) {
+		if (report.drops[reason])
+			counter_add(&out->cell->tx_drops[reason], report.drops[reason]);
+	}
+}
+
+/* Sends what is ready; the scratch it used is free again. */
+static void tx_drain(struct way_out *out)
+{
+	struct tx *tx = out->tx;
+
+	if (tx->ready_count)
+		tx_send(out, tx->ready, tx->ready_count);
+	tx->ready_count = 0;
+	tx->chain_count = 0;
+	tx->scratch_used = 0;
+}
+
+static inline void tx_ready(struct way_out *out, struct frame *frame)
+{
+	struct tx *tx = out->tx;
+
+	if (tx->ready_count == FRAME_BATCH)
+		tx_drain(out);
+	tx->ready[tx->ready_count++] = frame;
+}
+
+/* --- vlan out -------------------------------------------------------------------------------- */
+
+/* Books an edit of `delta` bytes in the first fragment's fields that describe the whole. */
+static void frame_shift(struct frame *frame, enum vlan_edit edit, int delta)
+{
+	frame->frame_len = (uint32_t)((int)frame->frame_len + delta);
+	frame->l3_offset = (uint8_t)(frame->l3_offset + delta);
+	frame->tags = (uint8_t)(frame->tags + (edit == VLAN_EDIT_PUSH) - (edit == VLAN_EDIT_POP));
+	if (frame_has_offload(frame)) {
+		frame->offload.csum_start = (uint16_t)(frame->offload.csum_start + delta);
+		frame->offload.hdr_len = (uint16_t)(frame->offload.hdr_len + delta);
+	}
+}
+
+static int edit_delta(enum vlan_edit edit)
+{
+	if (edit == VLAN_EDIT_SET)
+		return 0;
+	return edit == VLAN_EDIT_PUSH ? VLAN_TAG_BYTES : -VLAN_TAG_BYTES;
+}
+
+/* The frame is this destination's alone and its header is in one piece: moved where it stands. */
+static void edit_in_place(struct frame *frame, enum vlan_edit edit)
+{
+	int delta = edit_delta(edit);
+	unsigned consumed;
+
+	vlan_header(edit, frame, frame->data, frame->data - delta, &consumed);
+	frame->data -= delta;
+	frame->len = (uint32_t)((int)frame->len + delta);
+	frame->headroom = (uint16_t)(frame->headroom - delta);
+	frame_shift(frame, edit, delta);
+}
+
+/* A new header in scratch, then the old frame behind its header. */
+static struct frame *edit_aside(struct tx *tx, struct frame *frame, enum vlan_edit edit)
+{
+	struct frame *first = &tx->edit[2 * tx->edit_count];
+	struct frame *rest = first + 1;
+	uint8_t *header = tx->header[tx->edit_count++];
+	const struct frame *at = frame;
+	uint8_t old[VLAN_HEADER_MAX] = {0};
+	unsigned consumed, header_bytes;
+
+	frame_peek(frame, old, sizeof(old));
+	header_bytes = vlan_header(edit, frame, old, header, &consumed);
+	while (at->next && consumed >= at->len) {
+		consumed -= at->len;
+		at = at->next;
+	}
+	*rest = *at;
+	rest->data += consumed;
+	rest->len -= consumed;
+	*first = *frame;
+	first->data = header;
+	first->len = header_bytes;
+	first->next = rest;
+	first->headroom = 0;
+	first->pool = 0;
+	first->slot = NULL;
+	frame_shift(first, edit, edit_delta(edit));
+	return first;
+}
+
+static struct frame *tx_edit(struct way_out *out, struct frame *frame)
+{
+	enum vlan_edit edit = vlan_out(out->vlan, frame);
+
+	if (edit == VLAN_EDIT_NONE)
+		return frame;
+	if (!(frame->flags & FRAME_SHARED) && frame->len >= 16 &&
+	    (edit != VLAN_EDIT_PUSH || frame->headroom >= VLAN_TAG_BYTES)) {
+		edit_in_place(frame, edit);
+		return frame;
+	}
+	return edit_aside(out->tx, frame, edit);
+}
+
+/* --- MTU and offload ---------------------------------------------------------------------------
+ */
+
+static void tx_cut(struct way_out *out, struct frame *frame)
+{
+	struct tx *tx = out->tx;
+	struct offload_cut cut;
+	int status = offload_cut_begin(&cut, frame, out->caps);
+	int used;
+
+	if (status) {
+		drop(out, status == -EOPNOTSUPP ? DROP_OFFLOAD_REFUSED : DROP_OFFLOAD_INVALID);
+		return;
+	}
+	if (cut.count > 1)
+		counter_add(&out->cell->segments, cut.count - 1);
+	for (;;) {
+		uint8_t *scratch = tx->scratch + tx->scratch_used;
+		struct frame *chain = &tx->chain[tx->chain_count];
+		uint32_t room = TX_SCRATCH_BYTES - tx->scratch_used;
+
+		if (tx->ready_count == FRAME_BATCH || room < OFFLOAD_SCRATCH_BYTES ||
+		    TX_CHAIN_FRAMES - tx->chain_count < OFFLOAD_CHAIN_MAX) {
+			tx_drain(out);
+			continue;
+		}
+		if (out->caps & PORT_CAP_FRAGS) {
+			used = offload_cut_chain(&cut, scratch, chain,
+						 TX_CHAIN_FRAMES - tx->chain_count);
+			room = OFFLOAD_SCRATCH_BYTES;
+		} else {
+			used = offload_cut_copy(&cut, scratch, room, chain);
+			room = FRAME_HEADROOM + (used > 0 ? chain->frame_len : 0);
+		}
+		if (used == -ENOBUFS && tx->scratch_used) {
+			tx_drain(out);
+			continue;
+		}
+		if (used <= 0)
+			return;
+		tx->chain_count += (unsigned)used;
+		tx->scratch_used += (room + 63) & ~63u;
+		tx->ready[tx->ready_count++] = chain;
+	}
+}
+
+/* What the destination cannot finish is finished here, or refused. */
+static void tx_finish(struct way_out *out, struct frame *frame, uint32_t missing)
+{
+	if (out->refuse && (missing & OFFLOAD_NEED_FINISH)) {
+		drop(out, DROP_OFFLOAD_REFUSED);
+	} else if (missing == OFFLOAD_NEED_CSUM && !(frame->flags & FRAME_SHARED)) {
+		if (offload_checksum(frame))
+			drop(out, DROP_OFFLOAD_INVALID);
+		else
+			tx_ready(out, frame);
+	} else {
+		tx_cut(out, frame);
+	}
+}
+
+static bool tx_fits(struct way_out *out, const struct frame *frame)
+{
+	uint32_t bytes = frame->frame_len;
+
+	if (frame->offload.gso_type != FRAME_GSO_NONE) {
+		bytes = offload_packet_max(frame);
+		if (!bytes) {
+			drop(out, DROP_OFFLOAD_INVALID);
+			return false;
+		}
+	}
+	if (out->mtu && bytes > out->mtu + frame->l3_offset) {
+		drop(out, DROP_TOO_BIG);
+		return false;
+	}
+	return true;
+}
+
+/* --- a batch for one destination ---------------------------------------------------------------
+ */
+
+/* Nothing has to be done to the frame: the usual case. */
+static inline bool tx_plain(const struct way_out *out, const struct frame *frame)
+{
+	if (out->vlan && vlan_out(out->vlan, frame) != VLAN_EDIT_NONE)
+		return false;
+	if (out->mtu && frame->frame_len > out->mtu + frame->l3_offset)
+		return false;
+	return !frame->next && !frame_has_offload(frame);
+}
+
+static void tx_destination(struct way_out *out, struct bridge_list *list)
+{
+	unsigned i = 0;
+
+	while (i < list->count && tx_plain(out, list->frames[i]))
+		i++;
+	if (i == list->count) {
+		tx_send(out, list->frames, list->count);
+		return;
+	}
+	out->tx->edit_count = 0;
+	for (i = 0; i < list->count; i++) {
+		struct frame *frame = list->frames[i];
+		uint32_t missing;
+
+		if (out->vlan)
+			frame = tx_edit(out, frame);
+		if (!tx_fits(out, frame))
+			continue;
+		missing = offload_missing(frame, out->caps);
+		if (missing)
+			tx_finish(out, frame, missing);
+		else
+			tx_ready(out, frame);
+	}
+	tx_drain(out);
+}
+
+static uint32_t mtu_of(const struct tx_port *to)
+{
+	uint32_t mtu = atomic_load_explicit(&to->port->mtu, memory_order_relaxed);
+
+	if (!mtu || (to->bridge_mtu && to->bridge_mtu < mtu))
+		mtu = to->bridge_mtu;
+	return mtu;
+}
+
+void tx_flush(struct tx *tx, const struct tx_port *ports, const struct bridge_port *bridge_ports,
+	      struct bridge_lists *lists)
+{
+	for (unsigned i = 0; i < lists->active_count; i++) {
+		uint16_t id = lists->active[i];
+		const struct tx_port *to = &ports[id];
+		struct way_out out = {
+		    .tx = tx,
+		    .to = to,
+		    .vlan = to->vlan_filtering ? &bridge_ports[id].vlan : NULL,
+		    .cell = stats_cell(tx->stats, tx->row, id),
+		    .caps = atomic_load_explicit(&to->port->caps, memory_order_relaxed),
+		    .mtu = mtu_of(to),
+		    .refuse = to->offload_policy == OFFLOAD_REFUSE,
+		};
+
+		if (to->offload_policy == OFFLOAD_COMPLETE)
+			out.caps &= PORT_CAP_FRAGS;
+		tx_destination(&out, &lists->by_port[id]);
+		lists->by_port[id].count = 0;
+	}
+	lists->active_count = 0;
+}
