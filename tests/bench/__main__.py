@@ -22,7 +22,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def say(text: str) -> None:
 
 def make_subjects(names: Sequence[str], stack: contextlib.ExitStack) -> dict[str, Subject]:
     """Starts the subjects that are needed."""
-    makers = {
+    makers: dict[str, Callable[[], Ours | Bridge | Plain]] = {
         AF_PACKET: lambda: Ours("af_packet"),
         TAP: lambda: Ours("tap"),
         BRIDGE: Bridge,

@@ -147,6 +147,9 @@ class Appliance:
         assert pid is not None
         return pid
 
+    def settle(self) -> None:
+        """As tests.support.oracles: workers learn as they forward, nothing is deferred."""
+
     # --- API --------------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, body: Any = None, **params: str) -> Any:

@@ -38,11 +38,9 @@ class PortVlan:
 
 
 class Switch(Protocol):
+    """A running switch, ours or another."""
+
     name: str
-
-    def __enter__(self) -> Switch: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
     def settle(self) -> None: ...
 
