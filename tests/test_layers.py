@@ -42,6 +42,8 @@ SYSTEM_HEADERS_OF_PURE = {
     "stdlib.h",
     "string.h",
 }
+# The forwarding database maps the memory it lives in, and seeds its hash.
+SYSTEM_HEADERS_OF_FDB = {"sys/mman.h", "sys/random.h", "sys/stat.h"}
 SYSTEM_INCLUDE = re.compile(r"^#include <([^>]+)>", re.MULTILINE)
 
 TOP_LEVEL = {
@@ -116,7 +118,8 @@ def test_port_files_see_the_port_interface_and_the_lowest_layers_only(path: Path
 )
 def test_byte_work_makes_no_system_calls(path: Path) -> None:
     text = path.read_text()
-    assert set(SYSTEM_INCLUDE.findall(text)) <= SYSTEM_HEADERS_OF_PURE
+    allowed = SYSTEM_HEADERS_OF_PURE | (SYSTEM_HEADERS_OF_FDB if path.stem == "fdb" else set())
+    assert set(SYSTEM_INCLUDE.findall(text)) <= allowed
     assert "port.h" not in INCLUDE.findall(text)
 
 

@@ -1,4 +1,4 @@
-"""``make demo`` and the README: the demonstration works, ends clean, and is what the README says."""
+"""``make demo`` works, ends clean, and does what the README says."""
 
 from __future__ import annotations
 
