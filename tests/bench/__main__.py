@@ -40,7 +40,7 @@ def say(text: str) -> None:
 
 def make_subjects(names: Sequence[str], stack: contextlib.ExitStack) -> dict[str, Subject]:
     """Starts the subjects that are needed."""
-    makers: dict[str, Callable[[], Ours | Bridge | Plain]] = {
+    makers: dict[str, Callable[[], contextlib.AbstractContextManager[Subject]]] = {
         AF_PACKET: lambda: Ours("af_packet"),
         TAP: lambda: Ours("tap"),
         BRIDGE: Bridge,

@@ -99,7 +99,7 @@ def test_everything_ends_and_starts_with_the_same_configuration(how: str) -> Non
         before = _configuration(switch)
 
         if how == "killed":
-            for name in PROCESSES:
+            for name in ("serve", *PROCESSES):
                 switch.kill(name)
         switch.stop()
         assert all(switch.pid(name) is None for name in PROCESSES)

@@ -133,8 +133,8 @@ class Appliance:
         return pid if self._is_ours(pid) else None
 
     def kill(self, name: str) -> int:
-        """SIGKILLs one process and returns the id it had."""
-        pid = self.pid(name)
+        """SIGKILLs one process (of PROCESSES, or serve) and returns the id it had."""
+        pid = self._serve.pid if name == "serve" and self._serve else self.pid(name)
         if pid is None:
             raise ProcessLookupError(f"{name} does not run")
         os.kill(pid, signal.SIGKILL)
