@@ -22,7 +22,7 @@ import traceback  # noqa: F401
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from fastpath import channel, native
+from fastpath import channel, native, rights
 from fastpath.apply import Applier, HeldPort
 from fastpath.channel import Channel, ChannelClosed, ChannelError, Packet, close_all
 from fastpath.native import Engine
@@ -38,7 +38,6 @@ from fastpath.server import Facts, Identity, Server
 
 TICK_S = 1.0
 NICE_WHILE_LOADING = 10
-CAP_SYS_NICE = 1 << 23
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +53,7 @@ def build() -> str:
 @contextlib.contextmanager
 def niced() -> Iterator[None]:
     """Load in the background, where the priority can be taken back afterwards."""
-    with open("/proc/self/status") as status:
-        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff"))
-    if not effective & CAP_SYS_NICE:
+    if not rights.may(rights.CAP_SYS_NICE):
         yield
         return
     before = os.nice(0)

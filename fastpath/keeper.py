@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastpath import channel, native
+from fastpath import channel, native, rights
 from fastpath.channel import Bundle, ChannelClosed, ChannelError, Packet, close_all
 from fastpath.children import Child, spawn
 from fastpath.devices import LinkMonitor
@@ -240,12 +240,12 @@ class Keeper:
         for name, fd in self._regions.items():
             if not name.startswith(FDB_PREFIX):
                 self._send(child, channel.Region(name), [fd])
-        root = os.geteuid() == 0
+        apart = rights.may(rights.CAP_SETUID)  # a user of its own, where we may give it one
         self._send(
             child,
             channel.Prepare(
-                uid=self._config.uid if root else 0,
-                gid=self._config.gid if root else 0,
+                uid=self._config.uid if apart else 0,
+                gid=self._config.gid if apart else 0,
                 control_gid=self._config.control_gid,
                 keeper_uid=os.geteuid(),
                 limits=self._limits,

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastpath import devices, native
+from fastpath import devices, native, rights
 from fastpath.channel import Bundle, close_all
 from fastpath.check import OPTION_BYTES_MAX, OPTIONS_MAX
 from fastpath.devices import DeviceError
@@ -200,6 +200,6 @@ def _tun_device() -> str:
 
 
 def _net_admin() -> str:
-    with open("/proc/self/status") as status:
-        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff"))
-    return "" if effective & (1 << 12) else "making interfaces needs the capability NET_ADMIN"
+    if rights.may(rights.CAP_NET_ADMIN):
+        return ""
+    return "making interfaces needs the capability NET_ADMIN"
