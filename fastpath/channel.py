@@ -34,7 +34,7 @@ class ChannelError(Exception):
 # --- what both keep -----------------------------------------------------------------------------
 
 
-class Bundle(msgspec.Struct, frozen=True, tag=True):
+class Bundle(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """An open port; its fds travel along. ``driver``: the C port type and options that attach it.
 
     ``type`` and ``options`` are what was asked for ("veth" {"name": "v0"}), the driver's what the
@@ -49,7 +49,7 @@ class Bundle(msgspec.Struct, frozen=True, tag=True):
     state: str
 
 
-class Region(msgspec.Struct, frozen=True, tag=True):
+class Region(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """A memfd, or a listening socket; the one fd travels along. Replaces one of that name."""
 
     name: str
@@ -58,7 +58,7 @@ class Region(msgspec.Struct, frozen=True, tag=True):
 # --- keeper to forwarder ------------------------------------------------------------------------
 
 
-class Prepare(msgspec.Struct, frozen=True, tag=True):
+class Prepare(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """To a new process: map the regions sent before this, drop privileges, answer ``Ready``."""
 
     uid: int
@@ -68,7 +68,7 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     limits: dict[str, int]
 
 
-class Adopt(msgspec.Struct, frozen=True, tag=True):
+class Adopt(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """All bundles and regions were sent: you are the forwarder now."""
 
     restarts: int
@@ -76,17 +76,17 @@ class Adopt(msgspec.Struct, frozen=True, tag=True):
     port_types: dict[str, str]
 
 
-class TakeBack(msgspec.Struct, frozen=True, tag=True):
+class TakeBack(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """From a new keeper: send me all you hold, end with ``Holding``."""
 
 
-class KeeperFacts(msgspec.Struct, frozen=True, tag=True):
+class KeeperFacts(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """From a new keeper that has everything: requests are welcome again."""
 
     port_types: dict[str, str]
 
 
-class Acquired(msgspec.Struct, frozen=True, tag=True):
+class Acquired(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """Answer to ``Acquire``; ``code`` "" and the bundle, or why not."""
 
     id: int
@@ -96,7 +96,7 @@ class Acquired(msgspec.Struct, frozen=True, tag=True):
     bundle: Bundle | None
 
 
-class Link(msgspec.Struct, frozen=True, tag=True):
+class Link(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """A kernel interface as it is now; ``gone``: it was removed."""
 
     ifindex: int
@@ -106,39 +106,39 @@ class Link(msgspec.Struct, frozen=True, tag=True):
     gone: bool
 
 
-class Stop(msgspec.Struct, frozen=True, tag=True):
+class Stop(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """End in good order."""
 
 
 # --- forwarder to keeper ------------------------------------------------------------------------
 
 
-class Ready(msgspec.Struct, frozen=True, tag=True):
+class Ready(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """Mapped, dropped, waiting for ``Adopt``."""
 
     pid: int
 
 
-class Acquire(msgspec.Struct, frozen=True, tag=True):
+class Acquire(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     id: int
     name: str
     type: str
     options: dict[str, str]
 
 
-class Release(msgspec.Struct, frozen=True, tag=True):
+class Release(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """Nobody uses the port's fds any more: undo and close."""
 
     name: str
 
 
-class Forget(msgspec.Struct, frozen=True, tag=True):
+class Forget(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """Close a region."""
 
     name: str
 
 
-class Holding(msgspec.Struct, frozen=True, tag=True):
+class Holding(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """End of the answer to ``TakeBack``."""
 
     pid: int
@@ -146,7 +146,7 @@ class Holding(msgspec.Struct, frozen=True, tag=True):
     limits: dict[str, int]
 
 
-class Refusal(msgspec.Struct, frozen=True, tag=True):
+class Refusal(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """Answer to ``TakeBack`` while the old keeper lives."""
 
     message: str

@@ -89,6 +89,7 @@ def run(channel_fd: int) -> int:
             store = StateStore(regions[STATE])
             store.load()
             identity_build = build()
+            wake = _wake()
             with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
                 comm.write("vswitch-fwd")
         native.sandbox_drop(prepare.uid, prepare.gid)
@@ -107,7 +108,16 @@ def run(channel_fd: int) -> int:
     forwarder = Forwarder(keeper, prepare, adopt, regions, store, facts, identity_build)
     forwarder.start(held)
     log.info("forwarding %d ports after %.1f ms", len(held), (time.monotonic() - started) * 1000)
-    return forwarder.loop()
+    return forwarder.loop(wake)
+
+
+def _wake() -> socket.socket:
+    """Readable after a signal that has a handler; made here because the sandbox forbids it."""
+    read, write = socket.socketpair()
+    for end in (read, write):
+        end.setblocking(False)
+    signal.set_wakeup_fd(write.detach())
+    return read
 
 
 def _prepare(inbox: _Inbox) -> tuple[channel.Prepare, dict[str, int]]:
@@ -206,14 +216,10 @@ class Forwarder:
         control = socket.socket(fileno=os.dup(self._regions[CONTROL_SOCKET]))
         self._server = Server(self._selector, control, self._applier, self._identity, self._facts)
 
-    def loop(self) -> int:
+    def loop(self, wake: socket.socket) -> int:
         """Until told to stop."""
-        wake_read, wake_write = socket.socketpair()
-        for end in (wake_read, wake_write):
-            end.setblocking(False)
-        signal.set_wakeup_fd(wake_write.fileno())
         signal.signal(signal.SIGTERM, self._stop)
-        self._selector.register(wake_read, selectors.EVENT_READ, lambda _: wake_read.recv(64))
+        self._selector.register(wake, selectors.EVENT_READ, lambda _: wake.recv(64))
         next_tick = time.monotonic() + TICK_S
         while not self._stopping:
             for key, mask in self._selector.select(max(0.0, next_tick - time.monotonic())):

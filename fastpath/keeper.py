@@ -70,24 +70,29 @@ class Config:
 
 
 class CrashLoop:
-    """When to hold back: five crashes in ten seconds. A kill from outside of a forwarder that
-    ran is no crash."""
+    """When to hold back: after five crashes in ten seconds, until a forwarder lives that long.
+
+    A kill from outside of a forwarder that ran is no crash.
+    """
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=CRASHES)
-        self._delay_s = BACKOFF_MIN_S
+        self._delay_s = 0.0
 
     def died(self, now: float, lived_s: float, how: str) -> float:
         """Seconds to wait before the next forwarder gets the fds."""
+        if lived_s >= CRASH_WINDOW_S:
+            self._times.clear()
+            self._delay_s = 0.0
         if how == "killed by SIGKILL" and lived_s >= SHORT_LIFE_S:
             return 0.0
-        if lived_s >= CRASH_WINDOW_S:
-            self._delay_s = BACKOFF_MIN_S
         self._times.append(now)
-        if len(self._times) < CRASHES or now - self._times[0] > CRASH_WINDOW_S:
-            return 0.0
-        delay, self._delay_s = self._delay_s, min(self._delay_s * 2, BACKOFF_MAX_S)
-        return delay
+        full = len(self._times) == CRASHES and now - self._times[0] <= CRASH_WINDOW_S
+        if self._delay_s:
+            self._delay_s = min(self._delay_s * 2, BACKOFF_MAX_S)
+        elif full:
+            self._delay_s = BACKOFF_MIN_S
+        return self._delay_s
 
 
 class Keeper:
