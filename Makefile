@@ -9,9 +9,9 @@ help:            ## this list
 setup:           ## packages (as root), .venv, C extension, test tools; called by the others
 	@.ci/setup test
 
-run:             ## start the appliance with its data under ./data and its sockets under ./run
+run:             ## start the appliance; ARGS="--listen ... --data-dir ... --run-dir ..."
 	@.ci/setup run
-	@exec $(VENV)/vswitch serve --data-dir data --run-dir run $(ARGS)
+	@exec $(VENV)/vswitch serve $(ARGS)
 
 test: setup      ## lint, C tests (plain, ASan+UBSan, TSan), pytest; STEPS= picks
 	@.ci/test $(STEPS)
@@ -36,7 +36,7 @@ test-docker:     ## the container: build, run, join two namespaces, clean up
 fuzz: setup      ## every fuzz target for SECONDS=60
 	@.ci/fuzz $(or $(SECONDS),60)
 
-clean:           ## remove what was built; data/ and run/ stay
+clean:           ## remove what was built
 	rm -rf build build-* .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .PHONY: help setup run test demo bench lint openapi test-docker fuzz clean

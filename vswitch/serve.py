@@ -18,6 +18,7 @@ import os
 import pwd
 import select
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -421,16 +422,37 @@ def banner(opts: Options) -> list[str]:
     return lines
 
 
-def prepare(opts: Options) -> None:
-    """Make both directories. Those that exist keep their owner and mode.
+def _closed_to(path: Path, ids: Ids) -> Path | None:
+    """The first directory on the way to ``path`` that these ids cannot pass; None: all is open."""
+    for directory in reversed(path.parents):
+        info = directory.stat()
+        if ids.uid == info.st_uid:
+            bit = stat.S_IXUSR
+        elif ids.gid == info.st_gid:
+            bit = stat.S_IXGRP
+        else:
+            bit = stat.S_IXOTH
+        if ids.uid != 0 and not info.st_mode & bit:
+            return directory
+    return None
 
-    <run> is 0755: every process has files of its own in it, the sockets check who connects.
+
+def prepare(opts: Options) -> None:
+    """Make both directories; ServeError when the control plane could not reach them.
+
+    Their owners and modes are set by the processes that use them.
     """
-    try:
-        opts.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
-        opts.data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-    except OSError as error:
-        raise ServeError(f"cannot make {error.filename}: {error.strerror}") from error
+    for path in (opts.run_dir, opts.data_dir):
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o750)
+            closed = _closed_to(path.resolve(), opts.control) if opts.control else None
+        except OSError as error:
+            raise ServeError(f"cannot make {error.filename}: {error.strerror}") from error
+        if closed is not None and opts.control:
+            raise ServeError(
+                f"{closed} is closed to the control plane's user {opts.control.uid}: choose "
+                f"another place than {path}, or let it pass with chmod o+x {closed}"
+            )
 
 
 def run(opts: Options) -> None:
