@@ -381,6 +381,9 @@ class Supervisor:
             # Its keeper died before it could stop it.
             self._end(Child("forwarder", (), Path(), (), *forwarder))
         _reap()
+        # The control plane gave up the right to remove what it made here.
+        for path in (self._opts.api_socket, control.pid_file):
+            path.unlink(missing_ok=True)
 
     def _end(self, child: Child) -> None:
         if not child.running:
