@@ -144,7 +144,7 @@ static inline bool sw_settle(struct sw *sw)
 	} while (now_ms() < deadline);
 	fprintf(stderr, "put %llu, received %llu\n", (unsigned long long)sw->put,
 		(unsigned long long)total.rx_frames);
-	return CHECK(!"frames were not received in time");
+	return check(false, "frames were not received in time", __FILE__, __LINE__);
 }
 
 /* Takes and forgets all frames of a port; returns how many. */
