@@ -68,7 +68,8 @@ static_assert(AF_COPY_BYTES >= FRAME_HEADROOM + AF_VNET_BYTES + FRAME_LEN_MAX, "
  *
  * Order within a batch: copies received, marks, cursor, frames sent, slots given back, released.
  * A forwarder that dies before the cursor moves has its successor take the batch again; one that
- * dies behind it has it left out.
+ * dies behind it has it left out. The cursor moves right before the system call that sends, which
+ * a kill does not interrupt: what a kill can lose is a batch that was in between.
  */
 struct af_journal_queue {
 	_Atomic uint64_t cursor;       /* V2: next slot. V3: block << AF_PACKET_BITS | packet */
@@ -100,8 +101,9 @@ struct af_rx {
 	bool check_outgoing; /* the kernel does not filter our own frames: look at each */
 	uint8_t *ring;
 	struct af_journal_queue *journal;
-	uint64_t cursor;   /* of the journal: where the next batch begins */
+	uint64_t cursor;   /* where the next batch begins; the journal's once it is committed */
 	uint64_t released; /* of the journal: rx_done gives back from here to the cursor */
+	bool committed;
 	uint32_t slot_mask;
 	uint32_t slot_shift;
 	uint32_t block_mask;
@@ -135,6 +137,7 @@ struct af_port {
 /* af_packet_rx.c: the ops, and what attach calls to go on where the journal says. */
 bool af_rx_recover(struct af_rx *rx); /* false: the journal makes no sense */
 int af_rx(struct port_queue *queue, struct frame *batch, unsigned max, struct port_counters *cell);
+void af_rx_commit(struct port_queue *queue);
 void af_rx_done(struct port_queue *queue);
 int af_rx_fd(const struct port_queue *queue);
 /* Reads PACKET_STATISTICS, which resets it; returns the frames the kernel's ring had no room for.

@@ -146,11 +146,22 @@ static void book_kernel_drops(struct af_rx *rx, uint32_t fresh, struct port_coun
 		counter_add(&cell->kernel_drops, drops);
 }
 
-static void commit(struct af_rx *rx, uint64_t cursor)
+static void commit(struct af_rx *rx)
+{
+	if (rx->committed)
+		return;
+	rx->committed = true;
+	atomic_store_explicit(&rx->journal->cursor, rx->cursor, memory_order_release);
+}
+
+/* A batch up to here. Putting back a tag changes the slot, so it cannot be taken again. */
+static void advance(struct af_rx *rx, uint64_t cursor, bool tagged)
 {
 	rx->cursor = cursor;
 	rx->empty = 0;
-	atomic_store_explicit(&rx->journal->cursor, cursor, memory_order_release);
+	rx->committed = false;
+	if (tagged)
+		commit(rx);
 }
 
 /*
@@ -178,11 +189,8 @@ static struct tpacket2_hdr *v2_slot(const struct af_rx *rx, uint64_t position)
 	return (struct tpacket2_hdr *)(rx->ring + ((position & rx->slot_mask) << rx->slot_shift));
 }
 
-/*
- * Counts the slots from the cursor on that are ready, at most max, and those among them whose
- * frame waits in the socket's queue.
- */
-static unsigned v2_ready(const struct af_rx *rx, unsigned max, unsigned *copies, bool *losing)
+/* Counts the slots from the cursor on that are ready, at most max; all: their status bits. */
+static unsigned v2_ready(const struct af_rx *rx, unsigned max, unsigned *copies, uint32_t *all)
 {
 	unsigned n = 0;
 
@@ -197,8 +205,7 @@ static unsigned v2_ready(const struct af_rx *rx, unsigned max, unsigned *copies,
 				break;
 			++*copies;
 		}
-		if (status & TP_STATUS_LOSING)
-			*losing = true;
+		*all |= status;
 		__builtin_prefetch(v2_slot(rx, rx->cursor + n + 1));
 		n++;
 	}
@@ -296,18 +303,18 @@ static unsigned v2_rx(struct af_rx *rx, struct frame *batch, unsigned max,
 		      struct port_counters *cell)
 {
 	unsigned copies = 0, have = 0;
-	bool losing = false;
-	unsigned ready = v2_ready(rx, max, &copies, &losing);
+	uint32_t all = 0;
+	unsigned ready = v2_ready(rx, max, &copies, &all);
 
 	if (!ready)
 		return 0;
-	book_kernel_drops(rx, losing ? af_rx_kernel_drops(rx) : 0, cell);
+	book_kernel_drops(rx, all & TP_STATUS_LOSING ? af_rx_kernel_drops(rx) : 0, cell);
 	if (copies)
 		have = v2_fetch(rx, copies);
 	/* The kernel zeroes the padding as it fills a slot: a mark says "this life saw it". */
 	for (unsigned i = 0; i < ready; i++)
 		v2_slot(rx, rx->cursor + i)->tp_padding[0] = SLOT_TAKEN;
-	commit(rx, rx->cursor + ready);
+	advance(rx, rx->cursor + ready, all & TP_STATUS_VLAN_VALID);
 	return v2_frames(rx, ready, have, batch, cell);
 }
 
@@ -344,7 +351,7 @@ static struct tpacket3_hdr *v3_packet(struct tpacket_block_desc *block, uint32_t
 
 /* Collects at most max packets from the cursor on, over as many blocks as are ready. */
 static unsigned v3_ready(struct af_rx *rx, struct tpacket3_hdr **packets, unsigned max,
-			 uint64_t *cursor, bool *losing)
+			 uint64_t *cursor, uint32_t *all)
 {
 	uint64_t block = rx->cursor >> AF_PACKET_BITS;
 	uint32_t index = rx->cursor & ((1u << AF_PACKET_BITS) - 1);
@@ -357,12 +364,12 @@ static unsigned v3_ready(struct af_rx *rx, struct tpacket3_hdr **packets, unsign
 
 		if (!(status & TP_STATUS_USER))
 			break;
-		if (status & TP_STATUS_LOSING)
-			*losing = true;
+		*all |= status & TP_STATUS_LOSING;
 		if (!index)
 			rx->v3_offset = head->offset_to_first_pkt;
 		for (; index < head->num_pkts && n < max; index++) {
 			packets[n] = v3_packet(desc, rx->v3_offset);
+			*all |= packets[n]->tp_status & TP_STATUS_VLAN_VALID;
 			rx->v3_offset += packets[n++]->tp_next_offset;
 			__builtin_prefetch(v3_packet(desc, rx->v3_offset));
 		}
@@ -408,13 +415,13 @@ static unsigned v3_rx(struct af_rx *rx, struct frame *batch, unsigned max,
 {
 	struct tpacket3_hdr *packets[FRAME_BATCH];
 	uint64_t cursor;
-	bool losing = false;
-	unsigned ready = v3_ready(rx, packets, max, &cursor, &losing);
+	uint32_t all = 0;
+	unsigned ready = v3_ready(rx, packets, max, &cursor, &all);
 
 	if (!ready)
 		return 0;
-	book_kernel_drops(rx, losing ? af_rx_kernel_drops(rx) : 0, cell);
-	commit(rx, cursor);
+	book_kernel_drops(rx, all & TP_STATUS_LOSING ? af_rx_kernel_drops(rx) : 0, cell);
+	advance(rx, cursor, all & TP_STATUS_VLAN_VALID);
 	return v3_frames(rx, packets, ready, batch, cell);
 }
 
@@ -452,6 +459,7 @@ bool af_rx_recover(struct af_rx *rx)
 {
 	uint64_t done, span;
 
+	rx->committed = true;
 	rx->cursor = atomic_load_explicit(&rx->journal->cursor, memory_order_acquire);
 	rx->released = atomic_load_explicit(&rx->journal->released, memory_order_relaxed);
 	done = rx->v3 ? rx->cursor >> AF_PACKET_BITS : rx->cursor;
@@ -483,10 +491,16 @@ int af_rx(struct port_queue *queue, struct frame *batch, unsigned max, struct po
 	return 0;
 }
 
+void af_rx_commit(struct port_queue *queue)
+{
+	commit(queue->priv);
+}
+
 void af_rx_done(struct port_queue *queue)
 {
 	struct af_rx *rx = queue->priv;
 
+	commit(rx);
 	if (rx->v3)
 		v3_release(rx);
 	else

@@ -76,6 +76,8 @@ static void send_messages(struct af_tx *tx, struct frame *const *frames, unsigne
 {
 	unsigned done = 0;
 
+	if (count)
+		port_commit(report);
 	while (done < count) {
 		int sent = sendmmsg(tx->fd, tx->messages + done, count - done, MSG_DONTWAIT);
 		int error = errno;

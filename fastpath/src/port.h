@@ -101,6 +101,7 @@ struct tx_report {
 	uint32_t sent;
 	uint64_t sent_bytes; /* frame bytes, no virtio-net header, tags included */
 	uint32_t drops[DROP_REASONS];
+	struct port_queue *source; /* whose batch is not committed yet, or NULL; see tx_commits */
 };
 
 struct port_ops {
@@ -141,6 +142,13 @@ struct port_ops {
 	int (*rx)(struct port_queue *queue, struct frame *batch, unsigned max,
 		  struct port_counters *cell);
 
+	/*
+	 * The batch is about to leave, or bytes of it to change: if the forwarder dies from here
+	 * on, its successor must not take it again. Called at the last moment before that, at
+	 * most once a batch; rx_done implies it. NULL: the driver cannot take a batch twice.
+	 */
+	void (*rx_commit)(struct port_queue *queue);
+
 	/* Gives back everything the last rx returned: no destination needs the bytes any more. */
 	void (*rx_done)(struct port_queue *queue);
 
@@ -153,6 +161,12 @@ struct port_ops {
 	 */
 	void (*tx)(struct port_queue *queue, struct frame *const *frames, unsigned count,
 		   struct tx_report *report);
+
+	/*
+	 * tx calls port_commit(report) itself, right before the system call that sends: the less
+	 * there is between the two, the less a kill can lose. false: the caller does, before tx.
+	 */
+	bool tx_commits;
 
 	/* fd to poll for POLLIN before rx, or -1: has none, is asked again after a short sleep. */
 	int (*rx_fd)(const struct port_queue *queue);
@@ -173,6 +187,17 @@ struct port {
 	/* cold: control thread */
 	char name[PORT_NAME_MAX];
 };
+
+/* Commits the batch that a transmission takes its frames from, once. */
+static inline void port_commit(struct tx_report *report)
+{
+	struct port_queue *source = report->source;
+
+	if (!source)
+		return;
+	report->source = NULL;
+	source->port->ops->rx_commit(source);
+}
 
 /* The table of types; NULL when there is none of that name. */
 const struct port_ops *port_type_find(const char *type);

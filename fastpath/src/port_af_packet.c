@@ -79,20 +79,6 @@ static bool ifname_valid(const char *name)
 	return true;
 }
 
-static int options_known(const struct port_options *options, struct error *err)
-{
-	for (unsigned i = 0; i < options->count; i++) {
-		const char *const *name = option_names;
-
-		while (*name && strcmp(*name, options->items[i].name))
-			name++;
-		if (!*name)
-			return error_set(err, EINVAL, "af_packet: there is no option %s",
-					 options->items[i].name);
-	}
-	return 0;
-}
-
 /* latency: V2, every frame at once. throughput: V3, a block at a time. */
 static int version_read(const struct port_options *options, uint32_t *version, struct error *err)
 {
@@ -119,10 +105,8 @@ static int options_read(const struct port_options *options, struct wanted *wante
 {
 	const char *fanout = port_option_text(options, "fanout", "hash");
 	size_t i = 0;
-	int rc = options_known(options, err);
+	int rc;
 
-	if (rc)
-		return rc;
 	wanted->ifname = port_option_text(options, "ifname", "");
 	if (!ifname_valid(wanted->ifname))
 		return error_set(err, EINVAL, "af_packet: ifname '%s' is no interface name",
@@ -606,12 +590,15 @@ static void af_packet_poll_status(struct port *port, struct port_status *status)
 
 const struct port_ops port_af_packet_ops = {
     .type = "af_packet",
+    .options = option_names,
     .acquire = af_packet_acquire,
     .attach = af_packet_attach,
     .detach = af_packet_detach,
     .poll_status = af_packet_poll_status,
     .rx = af_rx,
+    .rx_commit = af_rx_commit,
     .rx_done = af_rx_done,
     .tx = af_tx,
+    .tx_commits = true,
     .rx_fd = af_rx_fd,
 };

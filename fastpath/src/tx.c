@@ -21,14 +21,25 @@ static inline void drop(struct way_out *out, enum drop_reason reason)
 	counter_add(&out->cell->tx_drops[reason], 1);
 }
 
+/* Bytes of the batch change now: a successor could not send them again as they came. */
+static void tx_commit(struct tx *tx)
+{
+	struct tx_report report = {.source = tx->source};
+
+	port_commit(&report);
+	tx->source = NULL;
+}
+
 /* --- sending --------------------------------------------------------------------------------- */
 
 static void tx_send(struct way_out *out, struct frame *const *frames, unsigned count)
 {
 	struct port *port = out->to->port;
 	unsigned id = out->tx->ordinal % port->tx_queue_count;
-	struct tx_report report = {0};
+	struct tx_report report = {.source = out->tx->source};
 
+	if (!port->ops->tx_commits)
+		port_commit(&report);
 	if (out->to->exclusive) {
 		port->ops->tx(&port->txq[id], frames, count, &report);
 	} else {
@@ -36,6 +47,7 @@ static void tx_send(struct way_out *out, struct frame *const *frames, unsigned c
 		port->ops->tx(&port->txq[id], frames, count, &report);
 		pthread_mutex_unlock(&out->to->lock[id]);
 	}
+	out->tx->source = report.source;
 	if (report.sent) {
 		counter_add(&out->cell->tx_frames, report.sent);
 		counter_add(&out->cell->tx_bytes, report.sent_bytes);
@@ -141,6 +153,7 @@ static struct frame *tx_edit(struct way_out *out, struct frame *frame)
 		return frame;
 	if (!(frame->flags & FRAME_SHARED) && frame->len >= 16 &&
 	    (edit != VLAN_EDIT_PUSH || frame->headroom >= VLAN_TAG_BYTES)) {
+		tx_commit(out->tx);
 		edit_in_place(frame, edit);
 		return frame;
 	}
@@ -199,6 +212,7 @@ static void tx_finish(struct way_out *out, struct frame *frame, uint32_t missing
 	if (out->refuse && (missing & OFFLOAD_NEED_FINISH)) {
 		drop(out, DROP_OFFLOAD_REFUSED);
 	} else if (missing == OFFLOAD_NEED_CSUM && !(frame->flags & FRAME_SHARED)) {
+		tx_commit(out->tx);
 		if (offload_checksum(frame))
 			drop(out, DROP_OFFLOAD_INVALID);
 		else

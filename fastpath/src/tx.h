@@ -41,8 +41,9 @@ enum {
 
 struct tx {
 	struct stats *stats;
-	unsigned row;	  /* of the counters */
-	unsigned ordinal; /* for the choice of a queue */
+	unsigned row;		   /* of the counters */
+	unsigned ordinal;	   /* for the choice of a queue */
+	struct port_queue *source; /* whose batch is not committed yet, or NULL */
 	/* for one destination: frames with another tag */
 	unsigned edit_count;
 	struct frame edit[2 * FRAME_BATCH]; /* {new header} -> {rest} each */

@@ -56,6 +56,7 @@ int worker_batch(struct worker *worker, const struct snapshot *snapshot)
 	counter_add(&worker->cell->rx_bytes, bytes);
 	bridge_forward(&snapshot->tables, worker->port_id, worker->batch, (unsigned)count,
 		       clock_tick(), worker->cell, &worker->lists);
+	worker->tx.source = worker->port->ops->rx_commit ? queue : NULL;
 	tx_flush(&worker->tx, snapshot->tx_ports, snapshot->bridge_ports, &worker->lists);
 	worker->port->ops->rx_done(queue);
 	counter_add(&worker->counters->batches, 1);
