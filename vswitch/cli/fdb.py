@@ -45,11 +45,8 @@ def set_entry(
     token_file: TokenFileOption = None,
 ) -> None:
     """Pin an address to a port: a static entry, which never ages or moves."""
-    body: Json = {"spec": {"port": port}}
-    params = {} if vlan is None else {"vlan": str(vlan)}
-    answer = client_for(url, token_file).request(
-        "PUT", f"/bridges/{bridge}/fdb/{mac}", body=body, params=params
-    )
+    body: Json = {"spec": {"port": port, "vlan": vlan}}
+    answer = client_for(url, token_file).request("PUT", f"/bridges/{bridge}/fdb/{mac}", body=body)
     render.emit(answer, output)
 
 
@@ -57,13 +54,11 @@ def set_entry(
 def delete(
     bridge: Bridge,
     mac: Mac,
-    vlan: Vlan = None,
     url: UrlOption = None,
     token_file: TokenFileOption = None,
 ) -> None:
     """Remove a static entry."""
-    params = {} if vlan is None else {"vlan": str(vlan)}
-    client_for(url, token_file).request("DELETE", f"/bridges/{bridge}/fdb/{mac}", params=params)
+    client_for(url, token_file).request("DELETE", f"/bridges/{bridge}/fdb/{mac}")
 
 
 @app.command()

@@ -1,0 +1,277 @@
+"""A forwarder that forwards nothing: speaks protocol.py on a Unix socket, for control plane tests.
+
+It keeps what it was given, answers as the real one does, and does what a test tells it to:
+refuse objects, answer late, forget everything, go away. `applies` and `snapshots` record what
+came, so that a test sees how much was sent.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+from fastpath import protocol
+from fastpath.protocol import (
+    Ack,
+    Apply,
+    Begin,
+    BridgeState,
+    Chunk,
+    Commit,
+    Decoder,
+    Event,
+    Fdb,
+    FdbRow,
+    Flushed,
+    FlushFdb,
+    GetFdb,
+    GetStats,
+    GetStatus,
+    Hello,
+    Ledger,
+    Message,
+    Outcome,
+    Ping,
+    Pong,
+    PortState,
+    PortStats,
+    QueueStats,
+    Refused,
+    Stats,
+    Status,
+    ToForwarder,
+    Welcome,
+    WireBridge,
+    WireObject,
+    WirePort,
+    WireStatic,
+)
+
+TYPES = ("af_packet", "tap", "veth", "memory", "null", "pcap")
+
+
+class FakeForwarder:
+    """Listens from construction on; `close` or `with` ends it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.objects: dict[str, WireObject] = {}
+        self.revision = 0
+        self.outcomes: dict[str, Outcome] = {}
+        """By key of the wire: what the forwarder says instead of accepting the object."""
+        self.rows: list[FdbRow] = []
+        self.applies: list[Apply] = []
+        self.snapshots: list[dict[str, WireObject]] = []
+        self.answering = threading.Event()
+        """Cleared: requests are taken but not answered."""
+        self.answering.set()
+        self.proto = protocol.VERSION
+        self._lock = threading.Lock()
+        self._clients: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+        self.listen()
+
+    def __enter__(self) -> FakeForwarder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def hash(self) -> bytes:
+        return protocol.combine(protocol.object_hash(obj) for obj in self.objects.values())
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(self.path))
+        self._listener.listen()
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def close(self) -> None:
+        """As when the process is killed: connections break, what it had stays in `objects`."""
+        if self._listener is not None:
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+        self.path.unlink(missing_ok=True)
+        self.answering.set()
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        with self._lock:
+            clients, self._clients = self._clients, []
+        for client in clients:
+            try:
+                client.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+    def forget(self) -> None:
+        """As when it was started anew, without any state."""
+        self.objects, self.revision = {}, 0
+
+    def tell(self, object: str) -> None:
+        """Send an event to everybody."""
+        with self._lock:
+            for client in self._clients:
+                client.sendall(protocol.encode(Event(1, "status", object, "")))
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                self._clients.append(client)
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        decoder = Decoder(ToForwarder)
+        snapshot: tuple[Begin, dict[str, WireObject]] | None = None
+        with client:
+            while True:
+                try:
+                    data = client.recv(65536)
+                except OSError:
+                    return
+                if not data:
+                    return
+                for message in decoder.feed(data):
+                    if isinstance(message, Begin):
+                        snapshot = (message, {})
+                        continue
+                    if isinstance(message, Chunk):
+                        assert snapshot is not None
+                        snapshot[1].update({obj.key: obj for obj in message.objects})
+                        continue
+                    if isinstance(message, Commit):
+                        assert snapshot is not None
+                        answer = self._commit(message, *snapshot)
+                    else:
+                        answer = self._answer(message)
+                    self.answering.wait()
+                    try:
+                        with self._lock:
+                            client.sendall(protocol.encode(answer))
+                    except OSError:
+                        return
+
+    def _commit(self, commit: Commit, begin: Begin, objects: dict[str, WireObject]) -> Message:
+        self.objects, self.revision = dict(objects), begin.revision
+        self.snapshots.append(dict(objects))
+        if self.hash != begin.hash:
+            return Refused(commit.id, "HASH_INVALID", "the objects do not give the hash")
+        return self._ack(commit.id)
+
+    def _ack(self, id: int) -> Ack:
+        failures = {key: o for key, o in self.outcomes.items() if key in self.objects}
+        return Ack(id, self.revision, self.hash, failures)
+
+    def _answer(self, message: Message) -> Message:
+        match message:
+            case Hello():
+                return Welcome(
+                    proto=self.proto,
+                    build="fake",
+                    epoch=f"fake-{id(self)}",
+                    pid=os.getpid(),
+                    applied_revision=self.revision,
+                    config_hash=self.hash,
+                    port_types=dict.fromkeys(TYPES, ""),
+                    limits={"ports_max": 256},
+                )
+            case Apply():
+                return self._apply(message)
+            case GetStatus(number):
+                return self._status(number)
+            case GetStats(number):
+                return self._stats(number)
+            case GetFdb(number, bridge, cursor, limit):
+                if f"bridge/{bridge}" not in self.objects:
+                    return Refused(number, "NOT_FOUND", f"{bridge} is not in force")
+                page = self.rows[cursor : cursor + limit]
+                after = cursor + len(page)
+                return Fdb(number, tuple(page), after if after < len(self.rows) else 0)
+            case FlushFdb(number):
+                count, self.rows = len(self.rows), []
+                return Flushed(number, count)
+            case Ping(number):
+                return Pong(number)
+        raise AssertionError(message)
+
+    def _apply(self, apply: Apply) -> Message:
+        if apply.base_hash != self.hash:
+            return Refused(apply.id, "HASH_MISMATCH", "another configuration is in force")
+        self.applies.append(apply)
+        for key in apply.deletes:
+            del self.objects[key]
+        self.objects |= {obj.key: obj for obj in apply.upserts}
+        self.revision = apply.revision
+        if self.hash != apply.hash:
+            return Refused(apply.id, "HASH_INVALID", "the delta does not give the hash")
+        return self._ack(apply.id)
+
+    def _status(self, number: int) -> Status:
+        ports = tuple(
+            PortState(
+                name=obj.name,
+                outcome=self.outcomes.get(obj.key, Outcome()),
+                link_up=True,
+                lost=False,
+                mtu=1500,
+                ifindex=7,
+                mac="02:00:00:00:00:07",
+                caps=("csum",),
+                detail=f"fake {obj.type}",
+                device="",
+                rx_queues=1,
+                tx_queues=1,
+                offloads_ok=True,
+                offloads_message="",
+            )
+            for obj in self.objects.values()
+            if isinstance(obj, WirePort)
+        )
+        bridges = tuple(
+            BridgeState(obj.name, self.outcomes.get(obj.key, Outcome()), len(self.rows))
+            for obj in self.objects.values()
+            if isinstance(obj, WireBridge)
+        )
+        return Status(number, self.revision, self.hash, 1, True, 0, ports, bridges)
+
+    def _stats(self, number: int) -> Stats:
+        queue = QueueStats(0, "w0", -1, 9, 900, 6, 600, {"queue_full": 2}, 3, 1, 1000)
+        ports = tuple(
+            PortStats(
+                name=obj.name,
+                rx_frames=9,
+                rx_bytes=900,
+                tx_frames=6,
+                tx_bytes=600,
+                rx_drops={"malformed": 1},
+                tx_drops={"queue_full": 2},
+                copies=0,
+                segments=0,
+                originated=0,
+                consumed=0,
+                kernel_drops=0,
+                learned=1,
+                moved=0,
+                queues=(queue,),
+            )
+            for obj in self.objects.values()
+            if isinstance(obj, WirePort)
+        )
+        count = len(ports)
+        return Stats(number, ports, Ledger(9 * count, 0, 0, 0, 6 * count, 3 * count, 0, 0))
+
+    def statics(self) -> dict[str, WireStatic]:
+        return {key: obj for key, obj in self.objects.items() if isinstance(obj, WireStatic)}

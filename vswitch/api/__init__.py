@@ -1,0 +1,1 @@
+"""HTTP in and out: parse, one service call, answer. No decisions."""

@@ -1,0 +1,158 @@
+"""What a port can stand on: one class a type, all of one shape.
+
+The forwarder's drivers take options as text, ``options()`` gives them; a field that is None is
+left to the driver. A new type is a class here, its name in :data:`Backend`, and its driver.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import TypeAliasType
+
+from vswitch.kinds.resource import Spec
+from vswitch.values import FileName, InterfaceName
+
+Queues = Annotated[int, Field(ge=1, le=16)]
+
+
+class _Backend(Spec):
+    def options(self) -> dict[str, str]:
+        """Names and values as the driver reads them: numbers decimal, truth as 1 and 0."""
+        return flatten(self.model_dump(by_alias=True, exclude={"type"}))
+
+    def devices(self) -> tuple[str, ...]:
+        """Kernel interfaces this port takes for itself."""
+        return ()
+
+    def files(self) -> tuple[str, ...]:
+        """Files this port writes."""
+        return ()
+
+
+def flatten(fields: dict[str, object], prefix: str = "") -> dict[str, str]:
+    options: dict[str, str] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            options |= flatten(value, f"{prefix}{name}_")
+        elif isinstance(value, bool):
+            options[prefix + name] = "1" if value else "0"
+        elif value is not None:
+            options[prefix + name] = str(value)
+    return options
+
+
+class AfPacket(_Backend):
+    """An existing interface of the host, through PACKET_MMAP rings."""
+
+    type: Literal["af_packet"]
+    ifname: InterfaceName
+    version: Literal[2, 3] | None = Field(
+        None, description="TPACKET version; null: 2 for latency, 3 for throughput."
+    )
+    queues: Queues = Field(1, description="Sockets that share the interface's frames.")
+    fanout: Literal["hash", "lb", "cpu", "rnd", "rollover", "qm"] = Field(
+        "hash", description="How the kernel spreads frames over the queues."
+    )
+    qdisc_bypass: bool = Field(
+        False, description="Send without the queueing discipline; the host's tcpdump sees nothing."
+    )
+
+    def devices(self) -> tuple[str, ...]:
+        return (self.ifname,)
+
+
+class Tap(_Backend):
+    """A TAP interface that the port makes; the host or a virtual machine is on the other side."""
+
+    type: Literal["tap"]
+    name: InterfaceName
+    queues: Queues = 1
+    persistent: bool = Field(False, description="The interface stays when the port goes.")
+
+    def devices(self) -> tuple[str, ...]:
+        return (self.name,)
+
+
+class VethPeer(Spec):
+    """The other end of a veth pair."""
+
+    name: InterfaceName
+    netns: InterfaceName | None = Field(
+        None, description="Name of a network namespace below /run/netns to move it into."
+    )
+
+
+class Veth(_Backend):
+    """A veth pair that the port makes and removes."""
+
+    type: Literal["veth"]
+    name: InterfaceName
+    peer: VethPeer
+
+    @model_validator(mode="after")
+    def _two_names(self) -> Veth:
+        if self.peer.netns is None and self.name == self.peer.name:
+            raise ValueError("the two ends of a veth pair need different names")
+        return self
+
+    def options(self) -> dict[str, str]:
+        options = {"name": self.name, "peer": self.peer.name}
+        return options if self.peer.netns is None else options | {"netns": self.peer.netns}
+
+    def devices(self) -> tuple[str, ...]:
+        return (self.name,)
+
+
+class Memory(_Backend):
+    """Rings in the forwarder's own memory, for tests and benchmarks."""
+
+    type: Literal["memory"]
+
+
+class Generate(Spec):
+    """Frames that a null port makes by itself."""
+
+    frames_per_s: int = Field(ge=1, le=100_000_000)
+    bytes: int = Field(60, ge=60, le=9014, description="Length without the checksum.")
+    macs: int = Field(1, ge=1, le=1_000_000, description="Number of source addresses.")
+
+
+class Null(_Backend):
+    """Discards what it is sent; sends only when told to generate."""
+
+    type: Literal["null"]
+    generate: Generate | None = None
+
+
+class Pcap(_Backend):
+    """Frames from a file, frames into a file."""
+
+    type: Literal["pcap"]
+    in_: FileName | None = Field(None, alias="in", description="File that is replayed once.")
+    out: FileName | None = Field(None, description="File that is written.")
+    rate: int | None = Field(
+        None, ge=1, le=100_000_000, description="Frames a second; null: as fast as possible."
+    )
+
+    @model_validator(mode="after")
+    def _some_file(self) -> Pcap:
+        if self.in_ is None and self.out is None:
+            raise ValueError("a pcap port needs `in` or `out`")
+        if self.in_ == self.out:
+            raise ValueError("`in` and `out` are one file")
+        return self
+
+    def files(self) -> tuple[str, ...]:
+        return () if self.out is None else (self.out,)
+
+
+Backend = TypeAliasType(
+    "Backend",
+    Annotated[
+        AfPacket | Tap | Veth | Memory | Null | Pcap,
+        Field(discriminator="type"),
+    ],
+)
+TYPES: tuple[str, ...] = ("af_packet", "tap", "veth", "memory", "null", "pcap")

@@ -1,0 +1,1 @@
+"""Makes the forwarder's configuration what the store says it should be."""

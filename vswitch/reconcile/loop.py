@@ -1,0 +1,337 @@
+"""The reconcile loop: one thread that makes the forwarder's configuration equal to ours.
+
+Level-triggered: it compares hashes and sends the difference; no step matters by itself. After a
+commit it sends a delta whose size follows the change; when the forwarder has anything else than
+what we last knew (it restarted, or the process died between commit and push), a snapshot. About
+once a second, and on every event, it asks for status: that is the heartbeat too.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from fastpath import protocol
+from fastpath.protocol import Ack, Event, Fdb, Flushed, Outcome, Stats, Status, WireObject
+from vswitch.kinds import Configuration, Key
+from vswitch.reconcile.client import Client, ClientError, RefusedError
+from vswitch.reconcile.compile import affected, compile_one
+from vswitch.view import ForwarderError, View
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+PENDING_POLL_S = 0.1
+REQUEST_S = 2.0
+APPLY_S = 30.0
+BACKOFF_FIRST_S = 0.02
+BACKOFF_LAST_S = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Mirror:
+    """What the forwarder has: for each object its key on the wire and its hash."""
+
+    configuration: Configuration
+    items: dict[Key, tuple[str, bytes]]
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    upserts: tuple[WireObject, ...]
+    deletes: tuple[str, ...]
+    items: Mapping[Key, tuple[str, bytes] | None]
+    hash: bytes
+
+
+_ORDER = {"bridge": 0, "port": 1, "static": 2}
+
+
+def full(configuration: Configuration) -> tuple[Mirror, list[WireObject]]:
+    objects: list[WireObject] = []
+    items: dict[Key, tuple[str, bytes]] = {}
+    for stored in configuration:
+        obj = compile_one(configuration, stored.key)
+        if obj is not None:
+            objects.append(obj)
+            items[stored.key] = (obj.key, protocol.object_hash(obj))
+    total = protocol.combine(digest for _, digest in items.values())
+    return Mirror(configuration, items, total), objects
+
+
+def difference(mirror: Mirror, after: Configuration, touched: frozenset[Key]) -> Delta:
+    """What must be sent so that a forwarder that has `mirror` has `after`."""
+    upserts: list[WireObject] = []
+    deletes: list[str] = []
+    gone: list[bytes] = []
+    come: list[bytes] = []
+    items: dict[Key, tuple[str, bytes] | None] = {}
+    for key in affected(mirror.configuration, after, touched):
+        old = mirror.items.get(key)
+        obj = compile_one(after, key)
+        new = None if obj is None else (obj.key, protocol.object_hash(obj))
+        if old == new:
+            continue
+        items[key] = new
+        if old is not None:
+            gone.append(old[1])
+            if new is None or new[0] != old[0]:
+                deletes.append(old[0])
+        if obj is not None and new is not None:
+            come.append(new[1])
+            upserts.append(obj)
+    upserts.sort(key=lambda obj: (_ORDER[obj.key.split("/", 1)[0]], obj.key))
+    total = protocol.combine(come, protocol.remove(mirror.hash, gone))
+    return Delta(tuple(upserts), tuple(sorted(deletes)), items, total)
+
+
+class Loop:
+    """Implements view.Forwarder. ``on_view`` is called on the loop's thread after each news."""
+
+    def __init__(
+        self,
+        socket_path: Path,
+        build: str,
+        configuration: Configuration,
+        on_view: Callable[[View], None] = lambda view: None,
+    ) -> None:
+        self._path = socket_path
+        self._build = build
+        self._on_view = on_view
+        self._condition = threading.Condition()
+        self._wanted = configuration
+        self._touched: set[Key] = set()
+        self._wake = False
+        self._stopping = False
+        self._view = View()
+        self._client: Client | None = None
+        self._mirror: Mirror | None = None
+        self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
+
+    # --- any thread -----------------------------------------------------------------------------
+
+    @property
+    def view(self) -> View:
+        return self._view
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        client = self._client
+        if client is not None:
+            client.close()
+        self._thread.join(timeout=5)
+
+    def nudge(self, configuration: Configuration, touched: frozenset[Key]) -> None:
+        """There is a new revision. Called in the order of commits."""
+        with self._condition:
+            self._wanted = configuration
+            self._touched |= touched
+            self._wake = True
+            self._condition.notify_all()
+
+    def wait(self, fits: Callable[[View], bool], timeout_s: float) -> bool:
+        with self._condition:
+            return self._condition.wait_for(lambda: fits(self._view), timeout_s)
+
+    def stats(self) -> Stats:
+        return self._ask(protocol.GetStats, Stats)
+
+    def fdb(self, bridge: str, cursor: int, limit: int) -> Fdb:
+        return self._ask(lambda number: protocol.GetFdb(number, bridge, cursor, limit), Fdb)
+
+    def flush_fdb(self, bridge: str, port: str | None, vid: int | None) -> int:
+        return self._ask(
+            lambda number: protocol.FlushFdb(number, bridge, port, vid), Flushed
+        ).entries
+
+    def _ask(self, make: Callable[[int], protocol.Message], answer: type[T]) -> T:
+        client = self._client
+        if client is None:
+            raise ForwarderError(self._view.why)
+        try:
+            return client.request(make, answer, REQUEST_S)
+        except RefusedError as error:
+            raise ForwarderError(str(error), refused=True) from error
+        except ClientError as error:
+            raise ForwarderError(str(error)) from error
+
+    def _event(self, event: Event) -> None:
+        """On the client's reader thread."""
+        log.info("forwarder: %s %s: %s", event.kind, event.object, event.message)
+        with self._condition:
+            self._wake = True
+            self._condition.notify_all()
+
+    # --- the loop's thread ----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        backoff = BACKOFF_FIRST_S
+        while not self._stopping:
+            try:
+                self._connect()
+                backoff = BACKOFF_FIRST_S
+                while not self._stopping:
+                    if not self._apply():
+                        self._poll()
+                    self._sleep(PENDING_POLL_S if self._view.pending else POLL_S)
+            except ClientError as error:
+                self._lost(str(error))
+            except Exception:
+                # A fault of ours must not end reconciliation; it is reported and tried again.
+                log.exception("reconciliation failed")
+                self._lost("reconciliation failed, see the log")
+            with self._condition:
+                self._condition.wait_for(lambda: self._stopping, backoff)
+            backoff = min(backoff * 2, BACKOFF_LAST_S)
+
+    def _sleep(self, seconds: float) -> None:
+        with self._condition:
+            self._condition.wait_for(lambda: self._wake or self._stopping, seconds)
+            self._wake = False
+        client = self._client
+        if client is None or not client.alive:
+            raise ClientError("the connection to the forwarder is lost")
+
+    def _lost(self, why: str) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+        if self._stopping:
+            return
+        if self._view.connected or self._view.why != why:
+            log.warning("no forwarder: %s", why)
+        self._publish(replace(self._view, connected=False, why=why))
+
+    def _publish(self, view: View) -> None:
+        self._view = view
+        self._on_view(view)
+        with self._condition:
+            self._condition.notify_all()
+
+    def _connect(self) -> None:
+        client = Client(self._path, self._build, self._event)
+        self._client = client
+        welcome = client.welcome
+        log.info(
+            "forwarder %s connected: build %s, pid %d, revision %d",
+            welcome.epoch,
+            welcome.build,
+            welcome.pid,
+            welcome.applied_revision,
+        )
+        with self._condition:
+            wanted = self._wanted
+            self._touched.clear()
+        mirror, objects = full(wanted)
+        outcomes: Mapping[str, Outcome] = {}
+        if welcome.config_hash != mirror.hash:
+            self._mirror = None
+            outcomes = self._snapshot(client, mirror, objects)
+        self._mirror = mirror
+        self._adopt(outcomes, welcome_of=client)
+
+    def _snapshot(
+        self, client: Client, mirror: Mirror, objects: list[WireObject]
+    ) -> Mapping[str, Outcome]:
+        revision = mirror.configuration.revision
+        client.send(protocol.Begin(0, revision, mirror.hash))
+        for chunk in protocol.chunks(objects):
+            client.send(chunk)
+        ack = client.request(protocol.Commit, Ack, APPLY_S)
+        self._check_hash(ack, mirror.hash)
+        log.info("snapshot of revision %d applied: %d objects", revision, len(objects))
+        return _failures(ack.outcomes)
+
+    def _apply(self) -> bool:
+        """Bring the forwarder from the mirror to what is wanted now. False: it has it."""
+        with self._condition:
+            wanted, touched = self._wanted, frozenset(self._touched)
+            self._touched.clear()
+        mirror, client = self._mirror, self._client
+        if mirror is None or client is None or mirror.configuration.revision == wanted.revision:
+            return False
+        delta = difference(mirror, wanted, touched)
+        outcomes = dict(self._view.outcomes)
+        if delta.upserts or delta.deletes:
+            for name in (*delta.deletes, *(obj.key for obj in delta.upserts)):
+                outcomes.pop(name, None)
+            fresh = self._send(client, mirror, delta, wanted)
+            outcomes = {**outcomes, **fresh} if self._mirror is mirror else dict(fresh)
+        if self._mirror is mirror:
+            for key, item in delta.items.items():
+                if item is None:
+                    mirror.items.pop(key, None)
+                else:
+                    mirror.items[key] = item
+            mirror.hash, mirror.configuration = delta.hash, wanted
+        self._adopt(outcomes)
+        return True
+
+    def _send(
+        self, client: Client, mirror: Mirror, delta: Delta, wanted: Configuration
+    ) -> Mapping[str, Outcome]:
+        def make(number: int) -> protocol.Apply:
+            return protocol.Apply(
+                number, wanted.revision, mirror.hash, delta.hash, delta.upserts, delta.deletes
+            )
+
+        try:
+            ack = client.request(make, Ack, APPLY_S)
+        except (RefusedError, protocol.ProtocolError) as error:
+            # It has something else than we thought, or the delta is too long for one message.
+            log.warning("delta to revision %d not taken, sending all: %s", wanted.revision, error)
+            self._mirror, objects = full(wanted)
+            return self._snapshot(client, self._mirror, objects)
+        self._check_hash(ack, delta.hash)
+        return _failures(ack.outcomes)
+
+    @staticmethod
+    def _check_hash(ack: Ack, expected: bytes) -> None:
+        if ack.hash != expected:
+            raise ClientError("the forwarder applied something else than it was sent")
+
+    def _adopt(self, outcomes: Mapping[str, Outcome], welcome_of: Client | None = None) -> None:
+        """The mirror is in force. Published with a status taken after it."""
+        mirror, client = self._mirror, self._client
+        if mirror is None or client is None:
+            return
+        view = replace(self._view, applied=mirror.configuration, outcomes=outcomes)
+        if welcome_of is not None:
+            view = replace(view, welcome=welcome_of.welcome)
+        self._publish(self._with_status(client, view))
+
+    def _poll(self) -> None:
+        client = self._client
+        if client is not None:
+            self._publish(self._with_status(client, self._view))
+
+    def _with_status(self, client: Client, view: View) -> View:
+        status = client.request(protocol.GetStatus, Status, REQUEST_S)
+        if self._mirror is not None and status.config_hash != self._mirror.hash:
+            raise ClientError("the forwarder has another configuration than it was given")
+        return replace(
+            view,
+            connected=True,
+            why="",
+            seen_at=time.monotonic(),
+            status=status,
+            ports={state.name: state for state in status.ports},
+            bridges={state.name: state for state in status.bridges},
+        )
+
+
+def _failures(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    return {name: outcome for name, outcome in outcomes.items() if not outcome.ok}

@@ -1,0 +1,244 @@
+"""What is: status of objects, statistics, the FDB, readiness. Reads only, from the last view.
+
+Conditions keep the time of their last change in memory; it begins anew with the process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+from fastpath.protocol import Fdb, Outcome, PortState, Stats
+from vswitch.kinds import KINDS, Configuration, Key, Stored
+from vswitch.kinds.bridge import BridgeStatus
+from vswitch.kinds.fdb import FdbStatus
+from vswitch.kinds.port import LastError, PortStatus
+from vswitch.kinds.resource import Condition
+from vswitch.problems import Problem, fastpath_down, not_found
+from vswitch.values import now
+from vswitch.view import PENDING, Forwarder, ForwarderError, View
+
+T = TypeVar("T")
+_Facts = tuple[str, str, str, str]  # status, reason, message, hint
+_OK = Outcome()
+_PRIVILEGE_CODES = frozenset({"PRIVILEGE"})
+
+
+class Runtime:
+    """``current`` gives the desired configuration."""
+
+    def __init__(self, forwarder: Forwarder, current: Callable[[], Configuration]) -> None:
+        self._forwarder = forwarder
+        self._current = current
+        self._lock = threading.Lock()
+        self._since: dict[tuple[str, str], tuple[str, datetime]] = {}
+
+    @property
+    def view(self) -> View:
+        return self._forwarder.view
+
+    def refresh(self, view: View) -> None:
+        """Notice conditions that changed, and forget those of objects that are gone."""
+        configuration = self._current()
+        uids = set()
+        for stored in configuration:
+            if stored.key.kind != "fdb":
+                uids.add(stored.uid)
+                self._conditions(stored, view)
+        with self._lock:
+            for key in [key for key in self._since if key[0] not in uids]:
+                del self._since[key]
+
+    # --- status of objects ----------------------------------------------------------------------
+
+    def document(self, stored: Stored[Any]) -> dict[str, Any]:
+        """The object as the API shows it: what is wanted and what is."""
+        key = stored.key
+        identity = {"bridge": key.bridge, "mac": key.name} if key.bridge else {"name": key.name}
+        return {
+            **identity,
+            "uid": stored.uid,
+            "labels": dict(stored.labels),
+            "description": stored.description,
+            "generation": stored.generation,
+            "spec": stored.spec.document(),
+            "status": self._status(stored),
+            "created_at": stored.created_at,
+            "updated_at": stored.updated_at,
+        }
+
+    def observed_generation(self, stored: Stored[Any], view: View) -> int:
+        applied = view.applied.get(stored.key) if view.applied else None
+        return applied.generation if applied and applied.uid == stored.uid else 0
+
+    def _status(self, stored: Stored[Any]) -> Any:
+        view = self.view
+        conditions = self._conditions(stored, view)
+        observed = self.observed_generation(stored, view)
+        if stored.key.kind == "bridge":
+            bridge = view.bridges.get(stored.key.name)
+            return BridgeStatus(
+                conditions=conditions,
+                observed_generation=observed,
+                ports=self._current().members(stored.key.name),
+                fdb_entries=bridge.fdb_entries if bridge and observed else 0,
+            )
+        if stored.key.kind == "fdb":
+            return FdbStatus(conditions=conditions, observed_generation=observed)
+        return self._port_status(stored, view, conditions, observed)
+
+    def _port_status(
+        self, stored: Stored[Any], view: View, conditions: list[Condition], observed: int
+    ) -> PortStatus:
+        state = view.ports.get(stored.key.name) if observed else None
+        outcome = self._outcome(stored, view)
+        error = None
+        if not outcome.ok and outcome.code != PENDING and observed:
+            error = LastError(code=outcome.code, message=outcome.message, hint=outcome.hint)
+        return PortStatus(
+            conditions=conditions,
+            observed_generation=observed,
+            backend_effective=state.detail if state else "",
+            device=state.device if state else "",
+            mac=state.mac if state else "",
+            mtu=state.mtu if state else 0,
+            ifindex=state.ifindex if state else 0,
+            capabilities=list(state.caps) if state else [],
+            rx_queues=state.rx_queues if state else 0,
+            tx_queues=state.tx_queues if state else 0,
+            last_error=error,
+        )
+
+    def _outcome(self, stored: Stored[Any], view: View) -> Outcome:
+        """The forwarder's newest word on the object."""
+        key = stored.key
+        if key.kind == "port" and key.name in view.ports:
+            return view.ports[key.name].outcome
+        if key.kind == "bridge" and key.name in view.bridges:
+            return view.bridges[key.name].outcome
+        if key.kind == "fdb":
+            prefix = f"static/{key.bridge}/{key.name}/"
+            return next((o for name, o in view.outcomes.items() if name.startswith(prefix)), _OK)
+        return view.outcomes.get(f"{key.kind}/{key.name}", _OK)
+
+    def _conditions(self, stored: Stored[Any], view: View) -> list[Condition]:
+        observed = self.observed_generation(stored, view)
+        known = bool(observed) and view.connected
+        outcome = self._outcome(stored, view)
+        state = view.ports.get(stored.key.name) if stored.key.kind == "port" else None
+        facts: dict[str, _Facts] = {"Ready": _ready(stored, view, observed, outcome, state)}
+        if stored.key.kind == "port":
+            facts["LinkUp"] = _link(state) if known else _UNKNOWN
+            facts["OffloadsSafe"] = _offloads(state) if known else _UNKNOWN
+            facts["PrivilegesOk"] = _privileges(outcome) if known else _UNKNOWN
+        return [self._stamped(stored.uid, kind, fact) for kind, fact in facts.items()]
+
+    def _stamped(self, uid: str, kind: str, fact: _Facts) -> Condition:
+        status, reason, message, hint = fact
+        with self._lock:
+            before = self._since.get((uid, kind))
+            if before is None or before[0] != status:
+                before = self._since[uid, kind] = (status, now())
+        return Condition(
+            type=kind,
+            status=status,
+            reason=reason,
+            message=message,
+            hint=hint,
+            last_transition=before[1],
+        )
+
+    # --- questions to the forwarder -------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        return self._asked(self._forwarder.stats)
+
+    def fdb(self, bridge: str, cursor: int, limit: int) -> Fdb:
+        self._need_bridge(bridge)
+        return self._asked(lambda: self._forwarder.fdb(bridge, cursor, limit))
+
+    def flush_fdb(self, bridge: str, port: str | None, vid: int | None) -> int:
+        self._need_bridge(bridge)
+        if port is not None and port not in self._current().ports:
+            raise not_found("Port", port)
+        return self._asked(lambda: self._forwarder.flush_fdb(bridge, port, vid))
+
+    def _need_bridge(self, bridge: str) -> None:
+        if bridge not in self._current().bridges:
+            raise not_found(KINDS["bridge"].title, bridge)
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        try:
+            return question()
+        except ForwarderError as error:
+            if error.refused:
+                raise Problem("FASTPATH_REFUSED", f"The forwarder refused: {error}.") from error
+            raise fastpath_down(f"The forwarder cannot be asked: {error}.") from error
+
+    # --- readiness ------------------------------------------------------------------------------
+
+    def wait_in_force(self, revision: int, key: Key, timeout_s: float) -> bool:
+        return self._forwarder.wait(lambda view: view.in_force(revision, key), timeout_s)
+
+    def check_ready(self) -> dict[str, Any]:
+        """Facts of a switch that forwards what it was told to; a Problem says why it does not."""
+        view, wanted = self.view, self._current().revision
+        if not view.fresh or view.status is None or view.welcome is None:
+            raise fastpath_down(view.why or "The forwarder has not been heard of for a while.")
+        applied = view.applied.revision if view.applied else 0
+        if applied != wanted:
+            raise Problem("FASTPATH_BEHIND", f"Revision {applied} is in force, {wanted} is wanted.")
+        return {
+            "ready": True,
+            "revision": wanted,
+            "config_hash": view.status.config_hash.hex(),
+            "forwarder_pid": view.welcome.pid,
+            "keeper_connected": view.status.keeper_connected,
+            "restarts": view.status.restarts,
+        }
+
+
+_UNKNOWN: _Facts = ("Unknown", "UNKNOWN", "The forwarder has not said.", "")
+
+
+def _ready(
+    stored: Stored[Any], view: View, observed: int, outcome: Outcome, state: PortState | None
+) -> _Facts:
+    if not view.connected:
+        return ("Unknown", "FASTPATH_DOWN", view.why, "")
+    if observed != stored.generation:
+        return ("Unknown", PENDING, "The forwarder has not applied this generation yet.", "")
+    if outcome.code == PENDING:
+        return ("Unknown", PENDING, outcome.message, "")
+    if not outcome.ok:
+        return ("False", outcome.code, outcome.message, outcome.hint)
+    if state is not None and state.lost:
+        return ("False", "BACKEND_LOST", state.detail or "The device is gone.", "")
+    return ("True", "IN_FORCE", "", "")
+
+
+def _link(state: PortState | None) -> _Facts:
+    if state is None:
+        return _UNKNOWN
+    if state.lost:
+        return ("False", "BACKEND_LOST", "The device is gone.", "")
+    if not state.link_up:
+        hint = f"ip link set {state.device} up" if state.device else ""
+        return ("False", "LINK_DOWN", "The device is down or has no carrier.", hint)
+    return ("True", "LINK_UP", "", "")
+
+
+def _offloads(state: PortState | None) -> _Facts:
+    if state is None:
+        return _UNKNOWN
+    if state.offloads_ok:
+        return ("True", "OFFLOADS_SAFE", state.offloads_message, "")
+    return ("False", "OFFLOADS_ENABLED", state.offloads_message, "")
+
+
+def _privileges(outcome: Outcome) -> _Facts:
+    if outcome.code in _PRIVILEGE_CODES:
+        return ("False", outcome.code, outcome.message, outcome.hint)
+    return ("True", "PRIVILEGES_OK", "", "")

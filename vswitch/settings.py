@@ -1,0 +1,88 @@
+"""What an operator decides about the control plane before it starts.
+
+Every field can be given as an environment variable ``VSWITCH_<NAME>`` (lists as JSON) or by
+whoever constructs :class:`Settings`; arguments win.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+CONTROL_ID = 64502
+"""uid and gid of the control plane when it is started by root."""
+
+
+class Limits(BaseSettings):
+    """Bounds of the configuration; the forwarder preallocates for the same ones."""
+
+    model_config = SettingsConfigDict(env_prefix="VSWITCH_LIMIT_", frozen=True)
+
+    ports: PositiveInt = 256
+    bridges: PositiveInt = 64
+    static_entries: PositiveInt = 8192
+    """Static FDB entries of one bridge; its own ``fdb.max_entries`` may be lower."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="VSWITCH_", frozen=True, extra="forbid")
+
+    data_dir: Path = Path("/var/lib/vswitch")
+    run_dir: Path = Path("/run/vswitch")
+    listen: tuple[str, ...] = ()
+    """``HOST:PORT`` or ``unix:PATH``; none given: 127.0.0.1:8080 and unix:<run_dir>/api.sock."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names clients may use besides loopback and the addresses that are listened on."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins ("https://ui.example") whose pages may call the API; none by default."""
+    control_uid: int | None = None
+    control_gid: int | None = None
+    """Who to become; none given: CONTROL_ID when started by root, else nobody else."""
+    wait_applied_ms: PositiveInt = 2000
+    """How long a write waits for the forwarder before it answers 202."""
+    request_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """Longest time a client may take to send a request body."""
+    body_bytes_max: PositiveInt = 64 * 1024
+    require_if_match: bool = False
+    """Refuse to change an existing object without If-Match (428)."""
+    revisions_max: PositiveInt = 10_000
+    """Older revisions and audit rows are dropped."""
+    log_level: str = "info"
+    limits: Limits = Field(default_factory=Limits)
+
+    @property
+    def forwarder_socket(self) -> Path:
+        return self.run_dir / "forwarder.sock"
+
+    @property
+    def api_socket(self) -> Path:
+        return self.run_dir / "api.sock"
+
+    @property
+    def database(self) -> Path:
+        return self.data_dir / "vswitch.db"
+
+    @property
+    def token_file(self) -> Path:
+        return self.data_dir / "admin.token"
+
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        return self.listen or ("127.0.0.1:8080", f"unix:{self.api_socket}")
+
+    @property
+    def service_ids(self) -> tuple[int, int]:
+        """uid and gid the control plane runs with."""
+        root = os.getuid() == 0
+        uid, gid = self.control_uid, self.control_gid
+        if uid is None:
+            uid = CONTROL_ID if root else os.getuid()
+        if gid is None:
+            gid = CONTROL_ID if root else os.getgid()
+        return uid, gid

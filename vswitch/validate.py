@@ -1,0 +1,126 @@
+"""What must hold between objects. What must hold inside one is its Spec's own affair.
+
+``check`` looks at the objects that are touched and at what they refer to, so its cost follows
+the size of the change; ``check_all`` is the same check with everything touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from vswitch.kinds import Configuration, Key
+from vswitch.kinds.port import PortSpec
+from vswitch.kinds.resource import Stored
+from vswitch.problems import Detail, Problem, of_details
+from vswitch.settings import Limits
+
+
+def check(
+    before: Configuration, after: Configuration, touched: Iterable[Key], limits: Limits
+) -> None:
+    """Raises the Problem that says everything that is wrong with the change."""
+    faults: list[Detail] = []
+    for key in touched:
+        if after.get(key) is None:
+            _check_unused(before, after, key)
+        elif key.kind == "bridge":
+            faults += _bridge(after, key)
+        elif key.kind == "port":
+            faults += _port(before, after, key)
+        elif key.kind == "fdb":
+            faults += _entry(after, key)
+    faults += _limits(before, after, limits)
+    if faults:
+        raise of_details(faults)
+
+
+def check_all(configuration: Configuration, limits: Limits) -> None:
+    keys = [stored.key for stored in configuration]
+    check(Configuration(), configuration, keys, limits)
+
+
+def _check_unused(before: Configuration, after: Configuration, key: Key) -> None:
+    """Nothing that stays may refer to what goes."""
+    if key.kind == "bridge":
+        users = [Key("port", name) for name in after.members(key.name)]
+    elif key.kind == "port":
+        users = [user for user in before.entries_of_port(key.name) if after.get(user)]
+    else:
+        return
+    if users:
+        raise Problem(
+            "IN_USE",
+            f"{key.path} is referred to by {len(users)} other object(s).",
+            tuple(
+                Detail("", "IN_USE", f"{user.path} refers to {key.path}") for user in users[:100]
+            ),
+            hint="Remove them first, or delete with ?cascade=true, which removes them too.",
+        )
+
+
+def _bridge(after: Configuration, key: Key) -> Iterator[Detail]:
+    room = after.bridges[key.name].spec.fdb.max_entries
+    static = len(after.fdb.get(key.name, ()))
+    if static > room:
+        yield Detail(
+            "/spec/fdb/max_entries", "FDB_LIMIT", f"There are {static} static entries already."
+        )
+
+
+def _port(before: Configuration, after: Configuration, key: Key) -> Iterator[Detail]:
+    spec: PortSpec = after.ports[key.name].spec
+    if spec.bridge is not None and spec.bridge not in after.bridges:
+        yield Detail(
+            "/spec/bridge", "REFERENCE_NOT_FOUND", f"There is no bridge named {spec.bridge}."
+        )
+    yield from _claims(after, key.name, spec)
+    old = before.ports.get(key.name)
+    if old is not None and old.spec.bridge != spec.bridge:
+        stranded = [user for user in before.entries_of_port(key.name) if after.get(user)]
+        if stranded:
+            yield Detail(
+                "/spec/bridge",
+                "IN_USE",
+                f"{len(stranded)} static FDB entries of bridge {old.spec.bridge} name this port; "
+                f"remove them first ({stranded[0].path}).",
+            )
+
+
+def _claims(after: Configuration, name: str, spec: PortSpec) -> Iterator[Detail]:
+    """An interface or an output file serves one port. The number of ports is bounded."""
+    devices, files = set(spec.backend.devices()), set(spec.backend.files())
+    if not devices and not files:
+        return
+    for other, stored in after.ports.items():
+        if other == name:
+            continue
+        for taken in sorted(devices.intersection(stored.spec.backend.devices())):
+            yield Detail(
+                "/spec/backend", "PORT_BUSY", f"Interface {taken} is used by port {other}."
+            )
+        for taken in sorted(files.intersection(stored.spec.backend.files())):
+            yield Detail("/spec/backend/out", "PORT_BUSY", f"File {taken} is used by port {other}.")
+
+
+def _entry(after: Configuration, key: Key) -> Iterator[Detail]:
+    if key.bridge not in after.bridges:
+        raise Problem("NOT_FOUND", f"There is no bridge named {key.bridge}.")
+    spec = after.fdb[key.bridge][key.name].spec
+    port: Stored[PortSpec] | None = after.ports.get(spec.port)
+    if port is None:
+        yield Detail("/spec/port", "REFERENCE_NOT_FOUND", f"There is no port named {spec.port}.")
+    elif port.spec.bridge != key.bridge:
+        yield Detail("/spec/port", "CONFLICT", f"Port {spec.port} is not in bridge {key.bridge}.")
+
+
+def _limits(before: Configuration, after: Configuration, limits: Limits) -> Iterator[Detail]:
+    if limits.bridges < len(after.bridges) > len(before.bridges):
+        yield Detail("", "BRIDGE_LIMIT", f"At most {limits.bridges} bridges are allowed.")
+    if limits.ports < len(after.ports) > len(before.ports):
+        yield Detail("", "PORT_LIMIT", f"At most {limits.ports} ports are allowed.")
+    for bridge, entries in after.fdb.items():
+        if len(entries) <= len(before.fdb.get(bridge, ())) or bridge not in after.bridges:
+            continue
+        most = min(limits.static_entries, after.bridges[bridge].spec.fdb.max_entries)
+        if len(entries) > most:
+            yield Detail("", "FDB_LIMIT", f"Bridge {bridge} may hold {most} static entries.")

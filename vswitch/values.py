@@ -1,0 +1,114 @@
+"""Small values that the whole control plane speaks in: names, addresses, VLAN ranges, times.
+
+The annotated types carry their limits into OpenAPI; the functions have no side effect but the
+clock and the random source of :func:`uuid7` and :func:`now`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,30}$"
+# The group bit is clear: a station's address.
+MAC_PATTERN = r"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$"
+IFNAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,14}$"
+FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
+VLAN_RANGE_PATTERN = r"^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?$"
+VID_MAX = 4094
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=NAME_PATTERN),
+    Field(description="Chosen by the user and never changed; part of the URL.", examples=["br0"]),
+]
+InterfaceName = Annotated[
+    str,
+    StringConstraints(pattern=IFNAME_PATTERN),
+    Field(description="A network interface of the host: at most 15 bytes.", examples=["eth0"]),
+]
+FileName = Annotated[
+    str,
+    StringConstraints(pattern=FILE_PATTERN),
+    Field(description="A plain file name under the data directory's pcap/.", examples=["in.pcap"]),
+]
+Vid = Annotated[int, Field(ge=1, le=VID_MAX, description="A VLAN id.")]
+LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/@+ -]{0,63}$")]
+Labels = Annotated[
+    dict[LabelKey, LabelValue],
+    Field(max_length=32, description="Free words to find objects by: ?label=key=value."),
+]
+Description = Annotated[str, StringConstraints(max_length=1024), Field(description="Free text.")]
+
+
+def _vlan_range(text: str) -> str:
+    first, last = parse_range(text)
+    if not first <= last <= VID_MAX:
+        raise ValueError(f"a range is FIRST or FIRST-LAST, 1 <= FIRST <= LAST <= {VID_MAX}")
+    return text
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """ "10" -> (10, 10), "10-20" -> (10, 20)."""
+    first, _, last = text.partition("-")
+    return int(first), int(last or first)
+
+
+VlanRange = Annotated[
+    str,
+    StringConstraints(pattern=VLAN_RANGE_PATTERN),
+    AfterValidator(_vlan_range),
+    Field(description="VLAN ids: one or FIRST-LAST.", examples=["10-20"]),
+]
+
+
+def merge_ranges(texts: Iterable[str]) -> tuple[tuple[int, int], ...]:
+    """Ranges in order, without overlaps: the same set of VLANs is always the same tuple."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(parse_range(text) for text in texts):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return tuple(merged)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def uuid7() -> str:
+    """RFC 9562 section 5.7: 48 bits of milliseconds, then random ones; sorts by time."""
+    millis = time.time_ns() // 1_000_000
+    value = (millis & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def merge_patch(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Merge Patch, RFC 7396, for objects.
+
+    One exception keeps tagged unions whole: where ``type`` of a member changes, the member is
+    replaced, because what the old type had means nothing to the new one.
+    """
+    result = dict(target)
+    for key, value in patch.items():
+        old = result.get(key)
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(old, Mapping):
+            other_type = "type" in value and value["type"] != old.get("type")
+            result[key] = merge_patch({} if other_type else old, value)
+        elif isinstance(value, Mapping):
+            result[key] = merge_patch({}, value)
+        else:
+            result[key] = value
+    return result

@@ -1,0 +1,78 @@
+"""What the control plane knows of the forwarder, as one immutable value, and what it may ask.
+
+The reconcile loop makes views, services read them; neither imports the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+from fastpath.protocol import BridgeState, Fdb, Outcome, PortState, Stats, Status, Welcome
+from vswitch.kinds import Configuration, Key
+
+FRESH_S = 3.5
+"""A forwarder not heard of for so long does not count as forwarding."""
+PENDING = "PENDING"
+"""Outcome of a port whose device is being opened."""
+
+
+class ForwarderError(Exception):
+    """A question could not be answered. ``refused``: the forwarder said no."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """``applied``: the configuration in force; None until that is known.
+
+    ``outcomes``: by key of the wire ("port/p1"), only what is not in force.
+    """
+
+    connected: bool = False
+    why: str = "the forwarder has not been reached yet"
+    seen_at: float = 0.0
+    applied: Configuration | None = None
+    outcomes: Mapping[str, Outcome] = field(default_factory=lambda: MappingProxyType({}))
+    welcome: Welcome | None = None
+    status: Status | None = None
+    ports: Mapping[str, PortState] = field(default_factory=lambda: MappingProxyType({}))
+    bridges: Mapping[str, BridgeState] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def fresh(self) -> bool:
+        return self.connected and time.monotonic() - self.seen_at < FRESH_S
+
+    @property
+    def pending(self) -> bool:
+        """Some device is still being opened."""
+        return any(state.outcome.code == PENDING for state in self.ports.values())
+
+    def in_force(self, revision: int, key: Key) -> bool:
+        """The revision, or a later one, is applied, and the object's device has been tried."""
+        if not self.connected or self.applied is None or self.applied.revision < revision:
+            return False
+        state = self.ports.get(key.name) if key.kind == "port" else None
+        return state is None or state.outcome.code != PENDING
+
+
+class Forwarder(Protocol):
+    """What services need of the reconcile loop. Requests raise ForwarderError."""
+
+    @property
+    def view(self) -> View: ...
+
+    def wait(self, fits: Callable[[View], bool], timeout_s: float) -> bool:
+        """True as soon as a view fits, False when time is up."""
+
+    def stats(self) -> Stats: ...
+
+    def fdb(self, bridge: str, cursor: int, limit: int) -> Fdb: ...
+
+    def flush_fdb(self, bridge: str, port: str | None, vid: int | None) -> int: ...
