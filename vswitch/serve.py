@@ -22,7 +22,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vswitch import paths
@@ -153,7 +153,6 @@ class Child:
     started_s: float = 0.0
     failures: int = 0
     due_s: float = 0.0
-    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def running(self) -> bool:
@@ -173,7 +172,7 @@ class Child:
         self.pid = os.posix_spawn(
             self.command[0],
             self.command,
-            os.environ | self.environment,
+            os.environ,
             setsid=True,
             setsigmask=(),
             setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE),
@@ -197,16 +196,6 @@ class Child:
                 signal.pidfd_send_signal(self.pidfd, number)
 
 
-def _editable_builds() -> str:
-    """Build directories of an editable install.
-
-    Importing from one runs ninja when a source has changed: right for the developer who starts
-    ``serve``, wrong in a process that has given up its rights or must be back in milliseconds.
-    """
-    found = [getattr(finder, "_build_path", None) for finder in sys.meta_path]
-    return os.pathsep.join(str(path) for path in found if path)
-
-
 def children(opts: Options) -> tuple[Child, Child]:
     """Keeper and control plane, in the order of their start."""
     run, data = str(opts.run_dir), str(opts.data_dir)
@@ -225,23 +214,18 @@ def children(opts: Options) -> tuple[Child, Child]:
     if opts.control:
         keeper += ["--control-gid", str(opts.control.gid)]
         control += ["--uid", str(opts.control.uid), "--gid", str(opts.control.gid)]
-    environment = {}
-    if builds := _editable_builds():
-        environment["MESONPY_EDITABLE_SKIP"] = builds
     return (
         Child(
             "keeper",
             tuple(keeper),
             opts.run_dir / "keeper.pid",
             ("fastpath", "keeper", run),
-            environment=environment,
         ),
         Child(
             "control",
             tuple(control),
             opts.run_dir / "control.pid",
             ("vswitch.control", run),
-            environment=environment,
         ),
     )
 
