@@ -552,8 +552,11 @@ static void tap_tx(struct port_queue *queue, struct frame *const *frames, unsign
 
 extern const struct port_ops port_tap_ops;
 
+static const char *const tap_options[] = {"name", "queues", "persistent", "mtu", NULL};
+
 const struct port_ops port_tap_ops = {
     .type = "tap",
+    .options = tap_options,
     .acquire = tap_acquire,
     .attach = tap_attach,
     .detach = tap_detach,
