@@ -42,45 +42,86 @@ TUNNEL_VLANS = [
 ]
 
 
-def _stp_group(sent: Sent) -> bool:
-    return sent.data[:6] == b"\x01\x80\xc2\x00\x00\x00"
+def _tags(frame: bytes) -> int:
+    """How many VLAN tags stand one after the other."""
+    count = 0
+    while frame[12 + 4 * count : 14 + 4 * count] in (b"\x81\x00", b"\x88\xa8"):
+        count += 1
+    return count
 
 
-def _dei(sent: Sent) -> bool:
+def _dei(sent: Sent, _host: int) -> bool:
     """Does any tag of the frame carry the drop eligible indicator?"""
-    at = 12
-    while sent.data[at : at + 2] in (b"\x81\x00", b"\x88\xa8"):
-        if sent.data[at + 2] & 0x10:
-            return True
-        at += 4
-    return False
+    return any(sent.data[14 + 4 * i] & 0x10 for i in range(_tags(sent.data)))
 
 
 def _without_dei(frame: bytes) -> bytes:
-    at = 12
-    while frame[at : at + 2] in (b"\x81\x00", b"\x88\xa8") and at + 3 < len(frame):
-        frame = frame[: at + 2] + bytes([frame[at + 2] & 0xEF]) + frame[at + 3 :]
-        at += 4
+    for i in range(_tags(frame)):
+        at = 14 + 4 * i
+        frame = frame[:at] + bytes([frame[at] & 0xEF]) + frame[at + 1 :]
     return frame
+
+
+def _without_service_priority(frame: bytes) -> bytes:
+    if frame[12:14] == b"\x88\xa8":
+        return frame[:14] + bytes([frame[14] & 0x0F]) + frame[15:]
+    return frame
+
+
+def _from_customer(sent: Sent) -> bool:
+    return TUNNEL_VLANS[sent.port].mode == "tunnel"
 
 
 BRIDGE_DIFFERENCES = [
     Difference(
         "01:80:c2:00:00:00 is a reserved address like the others and is dropped; the Linux "
         "bridge floods it while STP is off",
-        _stp_group,
+        lambda sent, _: sent.data[:6] == b"\x01\x80\xc2\x00\x00\x00",
     ),
 ]
 
 OVS_DIFFERENCES = [
     Difference(
-        "frames with a group or zero source address are dropped; OVS forwards them",
-        lambda sent: "bad source" in sent.kind,
+        "frames with a group source address are dropped; OVS forwards them",
+        lambda sent, _: "bad source" in sent.kind,
     ),
     Difference(
         "the drop eligible indicator of a tag is kept; OVS clears it (it uses the bit itself)",
         _dei,
         _without_dei,
+    ),
+]
+
+
+def _to_access(vlans: list[PortVlan]) -> Difference:
+    return Difference(
+        "an access port takes the tag of its VLAN from a frame and sends the rest, a second tag "
+        "included; OVS floods no such frame there and takes both tags from known unicast",
+        lambda sent, host: _tags(sent.data) == 2 and vlans[host].mode == "access",
+    )
+
+
+PLAIN_DIFFERENCES = [*OVS_DIFFERENCES, _to_access(PLAIN_VLANS)]
+
+TUNNEL_DIFFERENCES = [
+    *OVS_DIFFERENCES,
+    _to_access(TUNNEL_VLANS),
+    Difference(
+        "a customer's second tag passes a tunnel; OVS looks at two tags, its own included, and "
+        "loses the third",
+        lambda sent, _: _tags(sent.data) == 2 and _from_customer(sent),
+    ),
+    Difference(
+        "a customer's tag of VLAN 0 and priority 0 passes a tunnel; OVS takes it for none",
+        lambda sent, _: (
+            (_tags(sent.data) == 1 and not sent.data[14] & 0xEF and not sent.data[15])
+            and _from_customer(sent)
+        ),
+    ),
+    Difference(
+        "the tag that a tunnel adds has the priority of the customer's; OVS gives it none",
+        lambda sent, _: _tags(sent.data) > 0 and _from_customer(sent),
+        _without_service_priority,
     ),
 ]
 
@@ -129,8 +170,8 @@ def test_linux_bridge() -> None:
 @pytest.mark.parametrize(
     ("vlans", "differences"),
     [
-        pytest.param(PLAIN_VLANS, OVS_DIFFERENCES, id="access-trunk-native"),
-        pytest.param(TUNNEL_VLANS, OVS_DIFFERENCES, id="tunnel"),
+        pytest.param(PLAIN_VLANS, PLAIN_DIFFERENCES, id="access-trunk-native"),
+        pytest.param(TUNNEL_VLANS, TUNNEL_DIFFERENCES, id="tunnel"),
     ],
 )
 def test_open_vswitch(vlans: list[PortVlan], differences: list[Difference]) -> None:

@@ -26,20 +26,21 @@ WINDOW_FRAMES = 64
 
 @dataclass(frozen=True)
 class Difference:
-    """An intended difference: for frames that `applies` holds for, the two may disagree.
+    """An intended difference: where `applies(sent, host)` holds, the two may disagree about what
+    that host receives of that frame.
 
     `project` maps a delivered frame to what must still be equal (a differing field masked);
     None: the frame's deliveries are not compared at all.
     """
 
     why: str
-    applies: Callable[[Sent], bool]
+    applies: Callable[[Sent, int], bool]
     project: Callable[[bytes], bytes] | None = None
 
 
 @dataclass
 class Outcome:
-    """What compare() found. ``excused`` counts sent frames whose deliveries did differ, by why."""
+    """What compare() found. ``excused`` counts deliveries that did differ, by the reason why."""
 
     frames: int = 0
     deliveries: int = 0
@@ -132,53 +133,59 @@ def compare(
     outcome = Outcome()
     for number, batch in enumerate(batches):
         outcome.frames += len(batch.frames)
-        by_serial: dict[int, tuple[Sent, Difference]] = {}
-        for sent in batch.frames:
-            serial = serial_of(sent.data)
-            for difference in differences:
-                if serial is not None and difference.applies(sent):
-                    by_serial[serial] = (sent, difference)
-                    break
-        differing: set[int] = set()
         for host in range(len(ours[number])):
             outcome.deliveries += len(theirs[number][host])
-            left = _normalise(ours[number][host], by_serial)
-            right = _normalise(theirs[number][host], by_serial)
-            _note_excused(ours[number][host], theirs[number][host], by_serial, differing)
+            excuses = _excuses(batch, host, differences)
+            left = _normalise(ours[number][host], excuses)
+            right = _normalise(theirs[number][host], excuses)
+            outcome.excused.update(_excused(ours[number][host], theirs[number][host], excuses))
             for text in _differ(left, right, batch):
                 outcome.mismatches.append(f"batch {number} from {batch.port} to {host}: {text}")
-        outcome.excused.update(by_serial[serial][1].why for serial in differing)
     return outcome
 
 
-def _normalise(frames: Sequence[bytes], excuses: dict[int, tuple[Sent, Difference]]) -> list[bytes]:
+def _excuses(
+    batch: Batch, host: int, differences: Sequence[Difference]
+) -> dict[int, list[Difference]]:
+    """What may differ at a host, by the serial number of what was sent."""
+    found: dict[int, list[Difference]] = {}
+    for sent in batch.frames:
+        serial = serial_of(sent.data)
+        if serial is not None:
+            some = [difference for difference in differences if difference.applies(sent, host)]
+            if some:
+                found[serial] = some
+    return found
+
+
+def _normalise(frames: Sequence[bytes], excuses: dict[int, list[Difference]]) -> list[bytes]:
     """The frames that must be equal, with the fields masked that need not be."""
     if not excuses:
         return list(frames)
     kept = []
     for frame in frames:
         serial = serial_of(frame)
-        excuse = excuses.get(serial) if serial is not None else None
-        if excuse is None:
+        some = excuses.get(serial, []) if serial is not None else []
+        if all(excuse.project is not None for excuse in some):
+            for excuse in some:
+                assert excuse.project is not None
+                frame = excuse.project(frame)
             kept.append(frame)
-        elif excuse[1].project is not None:
-            kept.append(excuse[1].project(frame))
     return kept
 
 
-def _note_excused(
-    ours: Sequence[bytes],
-    theirs: Sequence[bytes],
-    excuses: dict[int, tuple[Sent, Difference]],
-    differing: set[int],
-) -> None:
-    """Collects the serial numbers of excused frames whose deliveries do differ."""
-    left = Counter(frame for frame in ours if serial_of(frame) in excuses)
-    right = Counter(frame for frame in theirs if serial_of(frame) in excuses)
-    for frame in (left - right) + (right - left):
-        serial = serial_of(frame)
-        assert serial is not None
-        differing.add(serial)
+def _excused(
+    ours: Sequence[bytes], theirs: Sequence[bytes], excuses: dict[int, list[Difference]]
+) -> list[str]:
+    """The reasons of the excuses that were needed, one for each frame that does differ."""
+    if not excuses or ours == theirs:
+        return []
+    left, right = Counter(ours), Counter(theirs)
+    reasons = []
+    for serial in {serial_of(frame) for frame in (left - right) + (right - left)}:
+        if serial is not None:
+            reasons += [excuse.why for excuse in excuses.get(serial, [])]
+    return reasons
 
 
 def _differ(ours: Sequence[bytes], theirs: Sequence[bytes], batch: Batch) -> list[str]:
@@ -186,8 +193,15 @@ def _differ(ours: Sequence[bytes], theirs: Sequence[bytes], batch: Batch) -> lis
     if ours == theirs:
         return []
     left, right = Counter(ours), Counter(theirs)
-    texts = [f"only ours: {describe(frame, batch)}" for frame in left - right]
-    texts += [f"only theirs: {describe(frame, batch)}" for frame in right - left]
+    by_frame: dict[int | bytes, tuple[list[bytes], list[bytes]]] = defaultdict(lambda: ([], []))
+    for side, frames in ((0, left - right), (1, right - left)):
+        for frame in frames.elements():
+            serial = serial_of(frame)
+            by_frame[frame if serial is None else serial][side].append(frame)
+    texts = [
+        f"{_sent(identity, batch)}: ours {_heads(mine)}, theirs {_heads(others)}"
+        for identity, (mine, others) in by_frame.items()
+    ]
     if not texts:
         flows_left, flows_right = _flows(ours), _flows(theirs)
         texts = [
@@ -208,11 +222,14 @@ def _flows(frames: Sequence[bytes]) -> dict[bytes, list[bytes]]:
     return flows
 
 
-def describe(frame: bytes, batch: Batch) -> str:
-    """Head of a delivered frame, and what was sent."""
-    serial = serial_of(frame)
-    text = f"{len(frame)} bytes {frame[:26].hex(' ', 2)}"
+def _sent(identity: int | bytes, batch: Batch) -> str:
+    """What was sent, of a frame known by its serial number or (a short one) as delivered."""
     for sent in batch.frames:
-        if serial is not None and serial_of(sent.data) == serial:
-            return f"{text} (sent: {sent.kind}, {sent.data[:26].hex(' ', 2)})"
-    return f"{text} (no serial number)"
+        if isinstance(identity, int) and serial_of(sent.data) == identity:
+            return f"sent {sent.kind} {_heads([sent.data])}"
+    return "a frame without number"
+
+
+def _heads(frames: Sequence[bytes]) -> str:
+    """Length and first bytes of each; "nothing"."""
+    return " and ".join(f"[{len(f)}] {f[:26].hex(' ', 2)}" for f in frames) or "nothing"

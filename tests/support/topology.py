@@ -227,6 +227,7 @@ def linux_bridge(net: Topology, name: str = "lbr") -> Iterator[str]:
     run(
         *("ip", "-n", net.switch, "link", "add", name, "mtu", str(net.mtu), "type", "bridge"),
         *("stp_state", "0", "forward_delay", "0", "mcast_snooping", "0"),
+        *("no_linklocal_learn", "1"),
     )
     try:
         for ifname in net.switch_ifs:
