@@ -14,7 +14,7 @@ from fastpath.channel import Channel, ChannelClosed, ChannelError
 Pair = tuple[Channel, Channel]
 
 
-@pytest.fixture()
+@pytest.fixture
 def pair() -> Iterator[Pair]:
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ends = Channel(left), Channel(right)

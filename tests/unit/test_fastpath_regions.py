@@ -16,7 +16,7 @@ from tests.support.fastpath import bridge, port
 SIZE = 1 << 16
 
 
-@pytest.fixture()
+@pytest.fixture
 def region() -> Iterator[int]:
     fd = make_region("test", SIZE)
     yield fd
