@@ -123,7 +123,8 @@ def port_release(
     type: str, port: str, options: Mapping[str, str], fds: Sequence[int], state: str
 ) -> None:
     """Undo what closing the fds does not (keeper). The caller closes them afterwards."""
-    lib.port_release(type.encode(), _Options(port, options).pointer, _port_fds(fds, state))
+    text = _Options(port, options)  # a name of its own: it has to outlive the call
+    lib.port_release(type.encode(), text.pointer, _port_fds(fds, state))
 
 
 def sandbox_drop(uid: int, gid: int) -> None:
@@ -309,12 +310,13 @@ class Engine:
         fds: Sequence[int],
         state: str,
     ) -> None:
+        text = _Options(name, options)  # a name of its own: it has to outlive the call
         rc = lib.engine_port_add(
             self._engine,
             slot,
             name.encode(),
             type.encode(),
-            _Options(name, options).pointer,
+            text.pointer,
             _port_fds(fds, state),
             self._err,
         )
