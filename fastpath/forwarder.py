@@ -37,7 +37,7 @@ from fastpath.regions import (
 from fastpath.server import Facts, Identity, Server
 
 TICK_S = 1.0
-NICE_WHILE_LOADING = 10
+NICE_WHILE_LOADING = 5
 
 log = logging.getLogger(__name__)
 
