@@ -97,30 +97,34 @@ def undisturbed(net: Topology) -> tuple[int, float]:
 
 
 def test_forwarder_killed_twenty_times(net: Topology, path: FastPath) -> None:
+    """In runs of five seconds, as many kills as there are standbys in time."""
     with path.client() as client:
         configure(client, net)
     usual_loss, usual_gap = undisturbed(net)
-    path.wait_standby()
-    traffic = Traffic(net, 9)
     kills: list[int] = []
-    while len(kills) < 20 and traffic.running:
+    gaps: list[float] = []
+    arrived = 0
+    while len(kills) < 20:
         path.wait_standby()
-        kills.append(time.time_ns())
-        path.wait_replaced(path.kill_forwarder())
-    still_running = traffic.running
-    lost, report = traffic.result()
-    assert still_running, f"{len(kills)} kills in the time of the run"
+        traffic = Traffic(net, 5)
+        before = len(kills)
+        while traffic.running and len(kills) < 20:
+            kills.append(time.time_ns())
+            path.wait_replaced(path.kill_forwarder())
+            path.wait_standby()
+        lost, report = traffic.result()
+        assert lost <= usual_loss, f"{lost} lost at {len(kills) - before} kills"
+        arrived += report["unique"]
+        gaps += longest_ms(report, kills[before:])
     with path.client() as client:
         ledger = client.check_ledger()
         stats = client.stats()
         assert client.status().restarts == len(kills)
-    gaps = longest_ms(report, kills)
-    print(f"lost {lost} ({usual_loss}), duplicates {report['duplicates']}, gaps {gaps} ms")
-    assert lost <= usual_loss
-    assert max(gaps) <= max(GAP_MS_MAX, usual_gap)
-    # Counters went on where the killed ones stopped: every frame of the run is in them.
-    assert ledger.rx_frames >= report["unique"]
-    assert sum(p.tx_frames for p in stats.ports) >= report["unique"]
+    # p99 of twenty is the worst; this machine's own pauses are the twin run's.
+    assert max(gaps) <= max(GAP_MS_MAX, usual_gap), gaps
+    # Counters went on where the killed ones stopped: every frame of every run is in them.
+    assert ledger.rx_frames >= arrived
+    assert sum(p.tx_frames for p in stats.ports) >= arrived
 
 
 def test_keeper_killed_then_forwarder(net: Topology, path: FastPath) -> None:
@@ -147,7 +151,6 @@ def test_keeper_killed_then_forwarder(net: Topology, path: FastPath) -> None:
     path.wait_standby()
     assert traffic.running
     lost, report = traffic.result()
-    print(f"lost {lost} ({usual_loss}), gaps {longest_ms(report, kills)} ms")
     with path.client() as client:
         client.check_ledger()
     assert lost <= usual_loss
