@@ -18,6 +18,7 @@ import os
 import pwd
 import select
 import signal
+import socket
 import stat
 import sys
 import time
@@ -386,6 +387,9 @@ def is_ready(opts: Options) -> bool:
     """The API answers and says that frames are forwarded."""
     import httpx
 
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(str(opts.api_socket)) != 0:
+            return False
     try:
         transport = httpx.HTTPTransport(uds=str(opts.api_socket))
         with httpx.Client(transport=transport, base_url="http://localhost", timeout=2.0) as client:

@@ -13,6 +13,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,13 @@ PROCESSES = ("keeper", "forwarder", "control")
 
 class ApiError(RuntimeError):
     """The API refused; the message holds its problem document."""
+
+
+def listens(path: Path) -> bool:
+    """Does anybody accept connections there? (httpx would leave the socket of a failed attempt to
+    the garbage collector, and that is a warning in some later test.)"""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return path.is_socket() and probe.connect_ex(str(path)) == 0
 
 
 class Appliance:
@@ -99,6 +107,8 @@ class Appliance:
     def ready(self) -> bool:
         """Does the API answer, and say that forwarding works?"""
         assert self._http is not None
+        if not listens(self.home / "run/api.sock"):
+            return False
         with contextlib.suppress(httpx.HTTPError):
             return self._http.get("/api/v1/system/ready").status_code == 200
         return False

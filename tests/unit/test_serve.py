@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.appliance import listens
 from vswitch import serve
 
 NAMES = ("keeper", "forwarder", "control")
@@ -62,6 +63,8 @@ class Instance:
     def ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log()
+        if not listens(self.run_dir / "api.sock"):
+            return False
         with contextlib.suppress(httpx.HTTPError):
             return self.http.get("/api/v1/system/ready").status_code == 200
         return False
@@ -126,8 +129,9 @@ def test_a_new_supervisor_adopts_what_runs(instance: Instance) -> None:
     instance.process.wait()
     assert all(alive(pid) for pid in before.values())
     instance.start()
+    adopted = f"control is running already (pid {before['control']})"
+    wait_until("adoption", lambda: adopted in instance.log())
     assert instance.pids() == before
-    assert f"control is running already (pid {before['control']})" in instance.log()
     # Adopted is as good as its own: watched, and stopped in the end.
     os.kill(before["control"], signal.SIGKILL)
     wait_until("a new control plane", lambda: instance.pid("control") not in (0, before["control"]))
