@@ -283,13 +283,22 @@ def _reap() -> None:
             pass
 
 
-def _exit_text(pid: int) -> str:
-    """How a child ended, collecting it; an adopted process is not ours to ask."""
+START_ERROR = 1
+"""How keeper and control plane end when they cannot start, having said why in one sentence."""
+
+
+def _collect(pid: int) -> int | None:
+    """Exit code of a dead child, negative for a signal; None: an adopted one is not ours to ask."""
     try:
         _, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status)
+
+
+def _exit_text(code: int | None) -> str:
+    if code is None:
         return "has ended"
-    code = os.waitstatus_to_exitcode(status)
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"exited with code {code}"
@@ -316,12 +325,18 @@ class Supervisor:
                 break
             for child in self._children:
                 if child.running and _ended(child.pidfd):
-                    pid = child.pid
-                    say(f"{child.name} (pid {pid}) {_exit_text(pid)}; starting it again")
-                    child.ended()
+                    self._died(child)
             _reap()
             self._announce()
         self._stop()
+
+    def _died(self, child: Child) -> None:
+        pid, code = child.pid, _collect(child.pid)
+        child.ended()
+        if code == START_ERROR and not self._announced:
+            self._stop()
+            raise ServeError(f"{child.name} cannot start; it said why")
+        say(f"{child.name} (pid {pid}) {_exit_text(code)}; starting it again")
 
     def _start_due(self) -> None:
         now = time.monotonic()

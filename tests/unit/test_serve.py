@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -179,6 +180,23 @@ def test_the_second_on_the_same_directory_says_so(instance: Instance) -> None:
     assert second.returncode == 1
     assert f"already running on {instance.run_dir} (pid {instance.process.pid})" in second.stderr
     assert instance.ready()
+
+
+def test_what_cannot_start_is_said_once(instance: Instance) -> None:
+    """An address that is taken is no reason to try for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run(
+            [*instance.command(), "--listen", where],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert f"cannot listen on {where}: Address already in use" in done.stderr
+    assert done.stderr.count("cannot listen") == 1
+    assert "control cannot start" in done.stderr
 
 
 def test_two_instances_side_by_side(instance: Instance) -> None:
