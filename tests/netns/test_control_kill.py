@@ -7,8 +7,8 @@ the second.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +18,6 @@ from tests.support.probes import Generator, Load, Passage, Sink, passage, teach
 from tests.support.topology import Topology, wait_until
 
 RATE = 50_000
-SECONDS = 6.0
 KILLS = 5
 
 
@@ -28,18 +27,22 @@ def _kernel_drops(switch: Appliance) -> int:
 
 
 def _run(
-    net: Topology, switch: Appliance, stream: int, disturb: Callable[[], None] | None
+    net: Topology, switch: Appliance, load: Load, meanwhile: Callable[[], None] | None = None
 ) -> tuple[Passage, int]:
-    """SECONDS of load, with disturb() in between; the frames that only the switch can have lost."""
-    load = Load(rate=RATE, seconds=SECONDS, macs=100, stream=stream)
+    """Sends load and returns what came of it, and how many frames only the switch can have lost.
+
+    The load ends as soon as meanwhile() has returned.
+    """
     teach(net, load)
     before = _kernel_drops(switch)
-    sink = Sink(net, 1, stream=stream, idle_ms=1000, gap_ms=20)
+    sink = Sink(net, 1, stream=load.stream, idle_ms=1000, gap_ms=20)
     gen = Generator(net, 0, load)
-    if disturb is not None:
-        disturb()
+    if meanwhile is not None:
+        meanwhile()
         assert gen.process.poll() is None, "the load ended before the last kill"
+        gen.process.terminate()
     result = Passage(gen.result(), sink.result())
+    wait_until(switch.ready, 20, "the control plane answers")
     drops = _kernel_drops(switch) - before
     return result, result.lost - drops - int(result.sink["ring_drops"])
 
@@ -49,22 +52,28 @@ def test_no_frame_is_lost_when_the_control_plane_is_killed() -> None:
     with Topology() as net, Appliance(net, net.switch) as switch:
         switch.bridge("br0", *net.switch_ifs)
         forwarder = switch.pid("forwarder")
-        quiet, quiet_lost = _run(net, switch, 1, None)
+        arrived = net.counter(net.hosts[1], net.host_ifs[1], "rx_packets")
+
+        def flowing() -> bool:
+            return net.counter(net.hosts[1], net.host_ifs[1], "rx_packets") > arrived + RATE // 10
 
         def kill_often() -> None:
-            time.sleep(0.2)  # some load first; not waited for: any moment is as good
+            wait_until(flowing, 10, "frames arrive")
             for _ in range(KILLS):
                 old = switch.kill("control")
                 switch.wait_replaced("control", old)
+            wait_until(switch.ready, 20, "the control plane answers again")
 
-        killed, killed_lost = _run(net, switch, 2, kill_often)
-        wait_until(switch.ready, 20, "the control plane answers again")
+        load = Load(rate=RATE, seconds=50, macs=100, stream=1)
+        killed, killed_lost = _run(net, switch, load, kill_often)
+        twin = replace(load, seconds=float(killed.gen["seconds"]), stream=2)
+        quiet, quiet_lost = _run(net, switch, twin)
 
-        assert quiet.gen["sent"] >= RATE * SECONDS * 0.9, "the machine was too slow for the load"
-        assert killed.gen["sent"] >= RATE * SECONDS * 0.9, "the machine was too slow for the load"
+        for run in (killed, quiet):
+            assert run.gen["frames_per_s"] >= RATE * 0.9, "the machine was too slow for the load"
+            assert run.sink["duplicates"] == 0
+            assert run.sink["reordered"] == 0
         assert killed_lost <= max(0, quiet_lost), f"{killed} against {quiet}"
-        assert killed.sink["duplicates"] == 0
-        assert killed.sink["reordered"] == 0
         assert switch.pid("forwarder") == forwarder
         switch.wait_ports("p0", "p1")
         switch.check_ledger()

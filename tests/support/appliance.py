@@ -10,6 +10,8 @@ methods, its processes by name.
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
 import shutil
 import signal
@@ -18,15 +20,27 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from tests.support.oracles import PortVlan
 from tests.support.topology import Topology, end_process, wait_until
 
 PROCESSES = ("keeper", "forwarder", "control")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket; one connection a request, closed whatever happens."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("vswitch", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 class ApiError(RuntimeError):
@@ -50,7 +64,6 @@ class Appliance:
         self._netns = netns
         self._home: Path | None = None
         self._serve: subprocess.Popen[str] | None = None
-        self._http: httpx.Client | None = None
 
     # --- processes --------------------------------------------------------------------------------
 
@@ -91,8 +104,6 @@ class Appliance:
                 stdout=log,
                 stderr=log,
             )
-        transport = httpx.HTTPTransport(uds=f"{self.home}/run/api.sock")
-        self._http = httpx.Client(transport=transport, base_url="http://vswitch", timeout=15)
         try:
             wait_until(self._alive_and_ready, 30, "the appliance is ready")
         except TimeoutError as error:
@@ -106,18 +117,12 @@ class Appliance:
 
     def ready(self) -> bool:
         """Does the API answer, and say that forwarding works?"""
-        assert self._http is not None
-        if not listens(self.home / "run/api.sock"):
-            return False
-        with contextlib.suppress(httpx.HTTPError):
-            return self._http.get("/api/v1/system/ready").status_code == 200
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return self._request("GET", "/api/v1/system/ready", None)[0] == 200
         return False
 
     def stop(self) -> None:
         """Ends serve as an operator would, then whatever it may have left; directories stay."""
-        if self._http is not None:
-            self._http.close()
-            self._http = None
         left = {name: self.pid(name) for name in PROCESSES}
         if self._serve is not None:
             end_process(self._serve, 20)
@@ -127,9 +132,12 @@ class Appliance:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    def _is_ours(self, pid: int) -> bool:
+    @staticmethod
+    def _is_ours(pid: int) -> bool:
+        """A number in a pid file may meanwhile be another program's."""
         with contextlib.suppress(OSError):
-            return str(self.home).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            return b"fastpath" in words or b"vswitch" in words
         return False
 
     def pid(self, name: str) -> int | None:
@@ -164,11 +172,19 @@ class Appliance:
 
     def call(self, method: str, path: str, body: Any = None, **params: str) -> Any:
         """One request; JSON of the answer. ApiError holds the problem of a refusal."""
-        assert self._http is not None
-        answer = self._http.request(method, f"/api/v1{path}", json=body, params=params)
-        if answer.status_code >= 400:
-            raise ApiError(f"{method} {path}: {answer.status_code} {answer.text}")
-        return answer.json() if answer.content else None
+        query = f"?{urllib.parse.urlencode(params)}" if params else ""
+        status, text = self._request(method, f"/api/v1{path}{query}", body)
+        if status >= 400:
+            raise ApiError(f"{method} {path}: {status} {text}")
+        return json.loads(text) if text else None
+
+    def _request(self, method: str, path: str, body: Any) -> tuple[int, str]:
+        with contextlib.closing(_UnixConnection(self.home / "run/api.sock", 15)) as connection:
+            headers = {"Content-Type": "application/json"}
+            text = None if body is None else json.dumps(body)
+            connection.request(method, path, body=text, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
 
     def put_bridge(self, name: str, **spec: Any) -> Any:
         return self.call("PUT", f"/bridges/{name}", {"spec": spec})
