@@ -539,6 +539,7 @@ static void tap_tx(struct port_queue *queue, struct frame *const *frames, unsign
 	uint64_t deadline_ns = 0;
 	int error;
 
+	port_commit(report);
 	for (unsigned i = 0; i < count; i++) {
 		error = frame_write(tap, tq->fd, frames[i], &deadline_ns);
 		if (error) {
@@ -563,6 +564,7 @@ const struct port_ops port_tap_ops = {
     .poll_status = tap_poll_status,
     .rx = tap_rx,
     .rx_done = tap_rx_done,
+    .tx_commits = true,
     .tx = tap_tx,
     .rx_fd = tap_rx_fd,
 };

@@ -229,7 +229,8 @@ static bool tx_fits(struct way_out *out, const struct frame *frame)
 	if (frame->offload.gso_type != FRAME_GSO_NONE) {
 		bytes = offload_packet_max(frame);
 		if (!bytes) {
-			drop(out, DROP_OFFLOAD_INVALID);
+			drop(out, offload_needs(frame) & OFFLOAD_NEED_OTHER ? DROP_OFFLOAD_REFUSED
+									    : DROP_OFFLOAD_INVALID);
 			return false;
 		}
 	}
