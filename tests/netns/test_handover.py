@@ -153,5 +153,6 @@ def test_keeper_killed_then_forwarder(net: Topology, path: FastPath) -> None:
     lost, report = traffic.result()
     with path.client() as client:
         client.check_ledger()
-    assert lost <= usual_loss
+        ports = client.stats().ports
+    assert lost <= usual_loss, (report, ports)
     assert max(longest_ms(report, kills)) <= max(GAP_MS_MAX, usual_gap)
