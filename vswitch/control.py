@@ -275,7 +275,7 @@ def drop_rights(uid: int, gid: int) -> None:
     for capability in range(_CAP_LAST + 1):
         # Needs CAP_SETPCAP; without it no_new_privs makes the bounding set moot.
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-    if os.geteuid() == 0 and uid != 0:
+    if (uid, gid) != (os.geteuid(), os.getegid()):
         try:
             os.setgroups([])
             os.setresgid(gid, gid, gid)
