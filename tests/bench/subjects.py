@@ -7,11 +7,22 @@ that is not being measured is idle and costs nothing.
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support.appliance import Appliance
 from tests.support.topology import Topology, linux_bridge, run, wait_until
+
+
+def set_priority(pid: int, nice: int) -> None:
+    """Priority of a process's whole session. Where the scheduler groups sessions
+    (sched_autogroup_enabled), a process's own nice value counts only within its session."""
+    with contextlib.suppress(FileNotFoundError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
 
 
 class Subject(Protocol):
@@ -23,6 +34,10 @@ class Subject(Protocol):
     def __enter__(self) -> Subject: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+    def pids(self) -> list[int]:
+        """The processes that forward frames; the kernel's switches have none."""
+        ...
 
     def cpu_ns(self) -> int:
         """Processor time the switch's own processes have used; 0 when it has none."""
@@ -64,6 +79,9 @@ class Plain:
     def __exit__(self, *_: object) -> None:
         self.net.close()
 
+    def pids(self) -> list[int]:
+        return []
+
     def cpu_ns(self) -> int:
         return 0
 
@@ -92,6 +110,9 @@ class Bridge:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def pids(self) -> list[int]:
+        return []
 
     def cpu_ns(self) -> int:
         return 0
@@ -157,9 +178,12 @@ class Ours:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def cpu_ns(self) -> int:
+    def pids(self) -> list[int]:
         pid = self._appliance.pid("forwarder")
-        return threads_cpu_ns(pid) if pid is not None else 0
+        return [] if pid is None else [pid]
+
+    def cpu_ns(self) -> int:
+        return sum(threads_cpu_ns(pid) for pid in self.pids())
 
     def drops(self) -> dict[str, int]:
         total: dict[str, int] = {}
