@@ -138,7 +138,7 @@ class Opener:
 
     def _check(self, type: str, options: Mapping[str, str]) -> None:
         if type not in self.types and not (type == VETH and "af_packet" in self.types):
-            raise OpenError("TYPE_UNKNOWN", f"there is no port type {type!r} here")
+            raise OpenError("PORT_TYPE_UNKNOWN", f"there is no port type {type!r} here")
         if len(options) > OPTIONS_MAX:
             raise OpenError("INVALID", f"{len(options)} options are too many")
         for name, value in options.items():
@@ -174,7 +174,8 @@ class Opener:
 
 
 def _code(error: native.NativeError) -> str:
-    if error.code in (errno.EPERM, errno.EACCES) and error.name in ("EPERM", "EACCES"):
+    """Whatever the driver calls it, a missing capability has one name."""
+    if error.code in (errno.EPERM, errno.EACCES):
         return "PRIVILEGE"
     return error.name
 

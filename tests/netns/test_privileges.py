@@ -305,7 +305,7 @@ def test_lo_is_a_port_for_nobody_unless_named(home: Path) -> None:
 def test_a_pcap_port_names_no_directory(path: FastPath) -> None:
     with path.client() as client:
         ack = client.apply([port("p", "pcap", options={"out": "x.pcap", "directory": "/etc"})])
-        assert ack.outcomes["port/p"].code in ("INVALID", "TYPE_UNKNOWN")
+        assert ack.outcomes["port/p"].code in ("INVALID", "PORT_TYPE_UNKNOWN")
 
 
 # --- without root -------------------------------------------------------------------------------
