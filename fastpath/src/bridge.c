@@ -1,9 +1,9 @@
 /* Runs on: workers. */
 #include "bridge.h"
 
-enum {
-	RESERVED_MASK = 0xf /* 01:80:c2:00:00:00 to 0f */
-};
+#include <string.h>
+
+enum { RESERVED_MASK = 0xf /* 01:80:c2:00:00:00 to 0f */ };
 static const uint64_t RESERVED_MAC = 0x0180c2000000;
 
 /* What one batch has in common. */
@@ -11,21 +11,24 @@ struct forward {
 	const struct bridge_tables *tables;
 	const struct bridge *bridge;
 	const struct bridge_port *in;
+	struct fdb *fdb;
 	struct port_counters *cell;
 	struct bridge_lists *lists;
+	struct bridge_seen *seen;
 	uint64_t copies;
 	uint32_t tick;
 	uint16_t in_port;
-	bool learning;
 };
 
 /* What the second pass needs of a frame; dst_key 0: the frame is already dropped. */
 struct pending {
 	uint64_t dst_key;
-	uint64_t src_key;
+	uint64_t dst_home;
+	uint64_t src_key; /* 0: nothing to learn */
+	uint64_t src_home;
 };
 
-static inline void drop(struct forward *forward, enum drop_reason reason, uint64_t frames)
+static void drop(const struct forward *forward, enum drop_reason reason, uint64_t frames)
 {
 	counter_add(&forward->cell->rx_drops[reason], frames);
 }
@@ -43,19 +46,45 @@ static inline uint64_t key_mac(uint64_t key)
 static inline void list_add(struct bridge_lists *lists, uint16_t port, struct frame *frame)
 {
 	struct bridge_list *list = &lists->by_port[port];
+	unsigned count = list->count;
 
-	if (!list->count)
+	list->frames[count] = frame;
+	list->count = (uint16_t)(count + 1);
+	if (__builtin_expect(!count, 0))
 		lists->active[lists->active_count++] = port;
-	list->frames[list->count++] = frame;
 }
 
-/* Is the frame fit to enter? Fills in the keys and asks for their FDB lines. */
-static inline bool accept(struct forward *forward, struct frame *frame, struct pending *pending)
+/* --- first pass: is the frame fit to enter? ----------------------------------------------------
+ */
+
+static bool isolated(const struct bridge_port *a, const struct bridge_port *b)
 {
-	const struct bridge *bridge = forward->bridge;
+	return a->isolation_group && a->isolation_group == b->isolation_group;
+}
+
+static inline uint64_t *seen_at(struct bridge_seen *seen, uint64_t key)
+{
+	/* addresses differ in their low bits: 16..24 of a key, and the VLAN */
+	return &seen->keys[(key >> 16 ^ key >> 25 ^ key >> 4) & (BRIDGE_SEEN - 1)];
+}
+
+static inline bool reserved(const struct forward *forward, uint64_t dst)
+{
+	return __builtin_expect((dst & ~(uint64_t)RESERVED_MASK) == RESERVED_MAC, 0) &&
+	       !forward->bridge->reserved_forward;
+}
+
+/* Fills in the keys and asks for their FDB lines. False: dropped. */
+__attribute__((always_inline)) static inline bool accept(struct forward *forward,
+							 struct frame *frame,
+							 struct pending *pending, bool filtering,
+							 bool learning)
+{
 	struct l2 l2;
 
 	frame->in_port = forward->in_port;
+	frame->vid = 0;
+	frame->tag = VLAN_TAG_NONE;
 	if (__builtin_expect(!parse_l2(frame, &l2), 0)) {
 		drop(forward, DROP_MALFORMED, 1);
 		return false;
@@ -64,44 +93,47 @@ static inline bool accept(struct forward *forward, struct frame *frame, struct p
 		drop(forward, DROP_SOURCE_INVALID, 1);
 		return false;
 	}
-	if (__builtin_expect((l2.dst & ~(uint64_t)RESERVED_MASK) == RESERVED_MAC, 0) &&
-	    !bridge->reserved_forward) {
+	if (reserved(forward, l2.dst)) {
 		drop(forward, DROP_RESERVED_MAC, 1);
 		return false;
 	}
-	frame->vid = 0;
-	frame->tag = VLAN_TAG_NONE;
-	if (bridge->vlan_filtering && !vlan_in(&forward->in->vlan, frame, l2.tci)) {
+	if (filtering && !vlan_in(&forward->in->vlan, frame, l2.tci)) {
 		drop(forward, DROP_VLAN_INGRESS, 1);
 		return false;
 	}
-	pending->src_key = mac_key(l2.src, frame->vid);
 	pending->dst_key = mac_key(l2.dst, frame->vid);
-	fdb_prefetch(bridge->fdb, pending->dst_key);
-	if (forward->learning)
-		fdb_prefetch(bridge->fdb, pending->src_key);
+	pending->dst_home = fdb_prefetch(forward->fdb, pending->dst_key);
+	if (learning) {
+		uint64_t key = mac_key(l2.src, frame->vid);
+
+		pending->src_key = 0;
+		if (*seen_at(forward->seen, key) != key && !(frame->flags & FRAME_NO_LEARN)) {
+			pending->src_key = key;
+			pending->src_home = fdb_prefetch(forward->fdb, key);
+		}
+	}
 	return true;
 }
 
-static inline void learn(struct forward *forward, const struct frame *frame, uint64_t key)
+/* --- second pass: learn and decide ---------------------------------------------------------------
+ */
+
+static void learn(struct forward *forward, const struct pending *pending)
 {
-	if (frame->flags & FRAME_NO_LEARN)
-		return;
-	switch (fdb_learn(forward->bridge->fdb, key, forward->in_port, forward->tick)) {
+	switch (fdb_learn_at(forward->fdb, pending->src_home, pending->src_key, forward->in_port,
+			     forward->tick)) {
 	case FDB_NEW:
 		counter_add(&forward->cell->learned, 1);
 		break;
 	case FDB_MOVED:
 		counter_add(&forward->cell->moved, 1);
 		break;
-	default:
+	case FDB_REFRESHED:
 		break;
+	case FDB_REFUSED:
+		return; /* static elsewhere, no room, or busy: nothing to remember */
 	}
-}
-
-static inline bool isolated(const struct bridge_port *a, const struct bridge_port *b)
-{
-	return a->isolation_group && a->isolation_group == b->isolation_group;
+	*seen_at(forward->seen, pending->src_key) = pending->src_key;
 }
 
 /* To every port of the bridge that may have it; says why when there is none. */
@@ -155,82 +187,137 @@ static void flood_or_drop(struct forward *forward, struct frame *frame, uint64_t
 		drop(forward, DROP_FLOOD_OFF, 1);
 }
 
-/* To the one port the FDB names. */
-static inline void unicast(struct forward *forward, struct frame *frame, uint16_t id)
+/* The FDB names a port that must not get the frame: why? */
+static void unicast_refused(const struct forward *forward, uint16_t id)
 {
-	const struct bridge_tables *tables = forward->tables;
-	const struct bridge_port *port = &tables->ports[id];
+	const struct bridge_port *port = &forward->tables->ports[id];
 
-	if (__builtin_expect(id == forward->in_port, 0)) {
+	if (id == forward->in_port)
 		drop(forward, DROP_SAME_PORT, 1);
-		return;
-	}
-	if (__builtin_expect(id >= tables->ports_max || port->bridge != forward->in->bridge ||
-				 !port->admin_up,
-			     0)) {
-		drop(forward, DROP_DESTINATION_DOWN, 1);
-		return;
-	}
-	if (forward->bridge->vlan_filtering && !vlan_member(&port->vlan, frame->vid)) {
-		drop(forward, DROP_DESTINATION_DOWN, 1);
-		return;
-	}
-	if (__builtin_expect(isolated(forward->in, port), 0)) {
+	else if (id < forward->tables->ports_max && port->bridge == forward->in->bridge &&
+		 port->admin_up && isolated(forward->in, port))
 		drop(forward, DROP_ISOLATED, 1);
-		return;
-	}
-	list_add(forward->lists, id, frame);
+	else
+		drop(forward, DROP_DESTINATION_DOWN, 1);
 }
 
-static inline void decide(struct forward *forward, struct frame *frame,
-			  const struct pending *pending)
+__attribute__((always_inline)) static inline void decide(struct forward *forward,
+							 struct frame *frame,
+							 const struct pending *pending,
+							 bool filtering, bool learning)
 {
 	uint64_t dst = key_mac(pending->dst_key);
-	int port;
+	int found;
+	uint16_t id;
 
-	if (forward->learning)
-		learn(forward, frame, pending->src_key);
-	if (__builtin_expect(dst & MAC_GROUP, 0)) {
+	if (learning && pending->src_key)
+		learn(forward, pending);
+	if (__builtin_expect(!!(dst & MAC_GROUP), 0)) {
 		flood_or_drop(forward, frame, dst);
 		return;
 	}
-	port = fdb_lookup(forward->bridge->fdb, pending->dst_key);
-	if (__builtin_expect(port == FDB_MISS, 0))
+	found = fdb_lookup_at(forward->fdb, pending->dst_home, pending->dst_key);
+	if (__builtin_expect(found == FDB_MISS, 0)) {
 		flood_or_drop(forward, frame, dst);
+		return;
+	}
+	id = (uint16_t)found & (FDB_PORTS_MAX - 1);
+	if (__builtin_expect(!(forward->in->reach[id / 64] >> (id % 64) & 1), 0) ||
+	    (filtering && !vlan_member(&forward->tables->ports[id].vlan, frame->vid)))
+		unicast_refused(forward, id);
 	else
-		unicast(forward, frame, (uint16_t)port);
+		list_add(forward->lists, id, frame);
+}
+
+/* --- a batch
+ * --------------------------------------------------------------------------------------- */
+
+/* filtering and learning are constants where this is called: four loops without their branches. */
+__attribute__((always_inline)) static inline void forward_all(struct forward *forward,
+							      struct frame *batch, unsigned count,
+							      bool filtering, bool learning)
+{
+	struct pending pending[FRAME_BATCH];
+
+	for (unsigned i = 0; i < count; i++) {
+		if (__builtin_expect(!accept(forward, &batch[i], &pending[i], filtering, learning),
+				     0))
+			pending[i].dst_key = 0;
+	}
+	for (unsigned i = 0; i < count; i++) {
+		if (__builtin_expect(pending[i].dst_key != 0, 1))
+			decide(forward, &batch[i], &pending[i], filtering, learning);
+	}
+}
+
+/* Forgets what may no longer be so. */
+static void seen_settle(const struct forward *forward)
+{
+	struct bridge_seen *seen = forward->seen;
+	uint64_t changes = fdb_changes(forward->fdb);
+
+	if (__builtin_expect(seen->changes == changes && seen->tick == forward->tick &&
+				 seen->generation == forward->tables->generation,
+			     1))
+		return;
+	memset(seen->keys, 0, sizeof(seen->keys));
+	seen->changes = changes;
+	seen->tick = forward->tick;
+	seen->generation = forward->tables->generation;
 }
 
 void bridge_forward(const struct bridge_tables *tables, uint16_t in_port, struct frame *batch,
 		    unsigned count, uint32_t tick, struct port_counters *cell,
-		    struct bridge_lists *lists)
+		    struct bridge_work *work)
 {
 	const struct bridge_port *in = &tables->ports[in_port];
 	struct forward forward = {
 	    .tables = tables,
 	    .in = in,
 	    .cell = cell,
-	    .lists = lists,
+	    .lists = &work->lists,
+	    .seen = &work->seen,
 	    .tick = tick,
 	    .in_port = in_port,
 	};
-	struct pending pending[FRAME_BATCH];
+	bool learning;
 
 	if (!in->admin_up || in->bridge == BRIDGE_NONE) {
 		drop(&forward, in->admin_up ? DROP_NO_BRIDGE : DROP_PORT_DOWN, count);
 		return;
 	}
 	forward.bridge = &tables->bridges[in->bridge];
-	forward.learning = in->learning && forward.bridge->learning;
-	for (unsigned i = 0; i < count; i++) {
-		if (!accept(&forward, &batch[i], &pending[i]))
-			pending[i].dst_key = 0;
-	}
-	for (unsigned i = 0; i < count; i++) {
-		if (pending[i].dst_key)
-			decide(&forward, &batch[i], &pending[i]);
-	}
+	forward.fdb = forward.bridge->fdb;
+	learning = in->learning && forward.bridge->learning;
+	if (learning)
+		seen_settle(&forward);
+	if (forward.bridge->vlan_filtering && learning)
+		forward_all(&forward, batch, count, true, true);
+	else if (forward.bridge->vlan_filtering)
+		forward_all(&forward, batch, count, true, false);
+	else if (learning)
+		forward_all(&forward, batch, count, false, true);
+	else
+		forward_all(&forward, batch, count, false, false);
 	/* before any of them is sent: see stats.h on the order */
 	if (forward.copies)
 		counter_add(&cell->copies, forward.copies);
+}
+
+void bridge_reach(struct bridge_port *ports, unsigned ports_max)
+{
+	for (unsigned from = 0; from < ports_max; from++) {
+		struct bridge_port *in = &ports[from];
+
+		memset(in->reach, 0, sizeof(in->reach));
+		if (!in->present || in->bridge == BRIDGE_NONE)
+			continue;
+		for (unsigned to = 0; to < ports_max; to++) {
+			const struct bridge_port *port = &ports[to];
+
+			if (to != from && port->present && port->admin_up &&
+			    port->bridge == in->bridge && !isolated(in, port))
+				in->reach[to / 64] |= (uint64_t)1 << (to % 64);
+		}
+	}
 }

@@ -23,7 +23,10 @@
 #include "stats.h"
 #include "vlan.h"
 
-enum { BRIDGE_NONE = 0xffff };
+enum {
+	BRIDGE_NONE = 0xffff,
+	BRIDGE_SEEN = 512 /* sources a worker remembers */
+};
 
 struct bridge {
 	struct fdb *fdb; /* NULL: no such bridge */
@@ -45,12 +48,15 @@ struct bridge_port {
 	uint16_t bridge; /* BRIDGE_NONE: in none */
 	uint16_t isolation_group;
 	struct vlan_port vlan;
+	/* bit p: unicast may go on to port p (up, of the same bridge, not isolated, another) */
+	uint64_t reach[FDB_PORTS_MAX / 64];
 };
 
 struct bridge_tables {
 	const struct bridge *bridges;
 	const struct bridge_port *ports; /* by port id */
 	unsigned ports_max;
+	uint64_t generation;
 };
 
 /* Frames by destination. `active` lists the destinations whose count is not 0. */
@@ -66,9 +72,30 @@ struct bridge_lists {
 };
 
 /*
+ * Sources that the FDB is known to hold at this worker's port with the current tick, so that they
+ * need not be learned again: by hash of their key, valid until the configuration, the tick or
+ * fdb_changes is another. A miss costs nothing but the lookup it would have saved.
+ */
+struct bridge_seen {
+	uint64_t generation;
+	uint64_t changes;
+	uint32_t tick;
+	uint64_t keys[BRIDGE_SEEN];
+};
+
+/* What a worker keeps for the bridge from batch to batch. */
+struct bridge_work {
+	struct bridge_lists lists;
+	struct bridge_seen seen;
+};
+
+/*
  * Distributes a batch from in_port, which is in the tables. `cell` is the worker's cell of that
  * port; the batch's rx is booked. tick: seconds of the monotonic clock.
  */
 void bridge_forward(const struct bridge_tables *tables, uint16_t in_port, struct frame *batch,
 		    unsigned count, uint32_t tick, struct port_counters *cell,
-		    struct bridge_lists *lists);
+		    struct bridge_work *work);
+
+/* Control thread: fills in `reach` of every port from the rest of the tables. */
+void bridge_reach(struct bridge_port *ports, unsigned ports_max);

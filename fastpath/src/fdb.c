@@ -221,6 +221,14 @@ static bool room_make(struct fdb *fdb, uint16_t port, uint32_t now, uint64_t key
 /* --- workers -----------------------------------------------------------------------------------
  */
 
+/* Under the lock, after an entry got another port: who remembers what it learned looks again. */
+static void changes_note(struct fdb *fdb)
+{
+	uint64_t changes = atomic_load_explicit(fdb->changes, memory_order_relaxed);
+
+	atomic_store_explicit(fdb->changes, changes + 2, memory_order_release);
+}
+
 static enum fdb_learned learn_locked(struct fdb *fdb, uint64_t key, uint16_t port, uint32_t tick)
 {
 	uint64_t i = slot_search(fdb, key);
@@ -246,7 +254,36 @@ static enum fdb_learned learn_locked(struct fdb *fdb, uint64_t key, uint16_t por
 	value = value_make(tick, port, false, value_moves(value) + 1);
 	count_entry(fdb, value, 1);
 	atomic_store_explicit(&fdb->slots[i].value, value, memory_order_release);
+	changes_note(fdb);
 	return FDB_MOVED;
+}
+
+bool fdb_find_slow(const struct fdb *fdb, uint64_t home, uint64_t key, struct fdb_slot **slot,
+		   uint64_t *value)
+{
+	for (unsigned tries = 0; tries < FDB_READ_TRIES; tries++) {
+		uint64_t before = atomic_load_explicit(fdb->changes, memory_order_acquire);
+		bool found = false;
+
+		for (uint64_t n = 0, i = home; n <= fdb->mask; n++, i = (i + 1) & fdb->mask) {
+			uint64_t k = atomic_load_explicit(&fdb->slots[i].key, memory_order_acquire);
+
+			if (k == key) {
+				*slot = &fdb->slots[i];
+				*value = atomic_load_explicit(&fdb->slots[i].value,
+							      memory_order_acquire);
+				found = true;
+				break;
+			}
+			if (!k)
+				break;
+		}
+		if (!(before & 1u) &&
+		    atomic_load_explicit(fdb->changes, memory_order_relaxed) == before)
+			return found;
+		fdb_pause();
+	}
+	return false;
 }
 
 enum fdb_learned fdb_learn_slow(struct fdb *fdb, uint64_t key, uint16_t port, uint32_t tick)
@@ -396,6 +433,7 @@ int fdb_set_static(struct fdb *fdb, uint64_t key, uint16_t port, uint32_t tick)
 		value = value_make(tick, port, true, value_moves(value));
 		count_entry(fdb, value, 1);
 		atomic_store_explicit(&fdb->slots[i].value, value, memory_order_release);
+		changes_note(fdb);
 	} else if (atomic_load_explicit(&fdb->static_count, memory_order_relaxed) >=
 		   fdb->entries_max) {
 		result = -ENOSPC;

@@ -108,8 +108,9 @@ struct fdb_header; /* first page of the memory */
 struct fdb {
 	/* hot: read for every frame, never written after fdb_open */
 	struct fdb_slot *slots;
-	_Atomic uint64_t *changes; /* in the header: twice the removals, odd during one */
-	uint64_t mask;		   /* slots - 1 */
+	_Atomic uint64_t
+	    *changes;  /* in the header: twice the removals and moves, odd during a removal */
+	uint64_t mask; /* slots - 1 */
 	uint64_t seed[4];
 	struct fdb_header *header;
 	uint32_t entries_max;
@@ -190,10 +191,13 @@ static inline uint64_t fdb_home(const struct fdb *fdb, uint64_t key)
 	return fdb_fold(x ^ fdb->seed[2], fdb->seed[3]) & fdb->mask;
 }
 
-/* Brings the line of a key that will be looked up a few frames later. */
-static inline void fdb_prefetch(const struct fdb *fdb, uint64_t key)
+/* Brings the line of a key that will be looked up a few frames later; returns its home. */
+static inline uint64_t fdb_prefetch(const struct fdb *fdb, uint64_t key)
 {
-	__builtin_prefetch(&fdb->slots[fdb_home(fdb, key)]);
+	uint64_t home = fdb_home(fdb, key);
+
+	__builtin_prefetch(&fdb->slots[home]);
+	return home;
 }
 
 static inline uint16_t fdb_value_port(uint64_t value)
@@ -220,44 +224,57 @@ static inline void fdb_pause(void)
 #endif
 }
 
-/* Finds the slot and the value of a key, both as they were at one moment. */
+/* The search from a key's home on, again while a removal comes in between. */
+bool fdb_find_slow(const struct fdb *fdb, uint64_t home, uint64_t key, struct fdb_slot **slot,
+		   uint64_t *value);
+
+/* Finds the slot and the value of a key, both as they were at one moment. home: its fdb_home. */
+static inline bool fdb_find_at(const struct fdb *fdb, uint64_t home, uint64_t key,
+			       struct fdb_slot **slot, uint64_t *value)
+{
+	uint64_t before = atomic_load_explicit(fdb->changes, memory_order_acquire);
+	struct fdb_slot *first = &fdb->slots[home];
+
+	/* nearly always: it is in its own slot and nobody removes anything */
+	if (__builtin_expect(atomic_load_explicit(&first->key, memory_order_acquire) == key, 1)) {
+		*slot = first;
+		*value = atomic_load_explicit(&first->value, memory_order_acquire);
+		if (__builtin_expect(!(before & 1u) &&
+					 atomic_load_explicit(fdb->changes, memory_order_relaxed) ==
+					     before,
+				     1))
+			return true;
+	}
+	return fdb_find_slow(fdb, home, key, slot, value);
+}
+
 static inline bool fdb_find(const struct fdb *fdb, uint64_t key, struct fdb_slot **slot,
 			    uint64_t *value)
 {
-	uint64_t home = fdb_home(fdb, key);
-
-	for (unsigned tries = 0; tries < FDB_READ_TRIES; tries++) {
-		uint64_t before = atomic_load_explicit(fdb->changes, memory_order_acquire);
-		bool found = false;
-
-		for (uint64_t n = 0, i = home; n <= fdb->mask; n++, i = (i + 1) & fdb->mask) {
-			uint64_t k = atomic_load_explicit(&fdb->slots[i].key, memory_order_acquire);
-
-			if (k == key) {
-				*slot = &fdb->slots[i];
-				*value = atomic_load_explicit(&fdb->slots[i].value,
-							      memory_order_acquire);
-				found = true;
-				break;
-			}
-			if (!k)
-				break;
-		}
-		if (!(before & 1u) &&
-		    atomic_load_explicit(fdb->changes, memory_order_relaxed) == before)
-			return found;
-		fdb_pause();
-	}
-	return false;
+	return fdb_find_at(fdb, fdb_home(fdb, key), key, slot, value);
 }
 
 /* The port behind an address, or FDB_MISS. */
-static inline int fdb_lookup(const struct fdb *fdb, uint64_t key)
+static inline int fdb_lookup_at(const struct fdb *fdb, uint64_t home, uint64_t key)
 {
 	struct fdb_slot *slot;
 	uint64_t value;
 
-	return fdb_find(fdb, key, &slot, &value) ? fdb_value_port(value) : FDB_MISS;
+	return fdb_find_at(fdb, home, key, &slot, &value) ? fdb_value_port(value) : FDB_MISS;
+}
+
+static inline int fdb_lookup(const struct fdb *fdb, uint64_t key)
+{
+	return fdb_lookup_at(fdb, fdb_home(fdb, key), key);
+}
+
+/*
+ * While this number and the tick stay what they were, an address that was learned at a port is
+ * known there and refreshed: learning it again would change nothing.
+ */
+static inline uint64_t fdb_changes(const struct fdb *fdb)
+{
+	return atomic_load_explicit(fdb->changes, memory_order_acquire);
 }
 
 /* The part of fdb_learn that writes. */
@@ -267,16 +284,22 @@ enum fdb_learned fdb_learn_slow(struct fdb *fdb, uint64_t key, uint16_t port, ui
  * An address was seen as a source at a port. The caller has refused group and zero addresses and
  * looks at the learning switches of bridge and port itself.
  */
-static inline enum fdb_learned fdb_learn(struct fdb *fdb, uint64_t key, uint16_t port,
-					 uint32_t tick)
+static inline enum fdb_learned fdb_learn_at(struct fdb *fdb, uint64_t home, uint64_t key,
+					    uint16_t port, uint32_t tick)
 {
 	struct fdb_slot *slot;
 	uint64_t value;
 
-	if (fdb_find(fdb, key, &slot, &value) && fdb_value_port(value) == port &&
+	if (fdb_find_at(fdb, home, key, &slot, &value) && fdb_value_port(value) == port &&
 	    (fdb_value_static(value) || (int32_t)(tick - fdb_value_tick(value)) <= 0))
 		return FDB_REFRESHED;
 	return fdb_learn_slow(fdb, key, port, tick);
+}
+
+static inline enum fdb_learned fdb_learn(struct fdb *fdb, uint64_t key, uint16_t port,
+					 uint32_t tick)
+{
+	return fdb_learn_at(fdb, fdb_home(fdb, key), key, port, tick);
 }
 
 /* --- control thread --------------------------------------------------------------------------- */

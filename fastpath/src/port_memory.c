@@ -44,8 +44,9 @@ enum {
 
 struct memory_rx {
 	struct netmap_ring *ring;
-	uint32_t head;	/* what ring->head is; the switch's own copy */
-	uint32_t taken; /* what it becomes with rx_done */
+	uint8_t *buffers; /* buffer 0 */
+	uint32_t head;	  /* what ring->head is; the switch's own copy */
+	uint32_t taken;	  /* what it becomes with rx_done */
 	uint32_t slots;
 	uint32_t vnet_bytes;
 	int doorbell;
@@ -55,6 +56,7 @@ struct memory_rx {
 
 struct memory_tx {
 	struct netmap_ring *ring;
+	uint8_t *buffers;
 	uint32_t head;
 	uint32_t slots;
 	uint32_t vnet_bytes;
@@ -201,7 +203,11 @@ static int queue_open(struct memory_port *memory, unsigned queue)
 	tx->ring = ring_new(memory->slots, (uint16_t)queue, true);
 	if (rx->doorbell < 0)
 		return -errno;
-	return rx->fragments && rx->ring && tx->ring ? 0 : -ENOMEM;
+	if (!rx->fragments || !rx->ring || !tx->ring)
+		return -ENOMEM;
+	rx->buffers = ring_buffer(rx->ring, 0);
+	tx->buffers = ring_buffer(tx->ring, 0);
+	return 0;
 }
 
 static void queue_close(struct memory_port *memory, unsigned queue)
@@ -301,6 +307,11 @@ static uint32_t rx_tail_when_empty(struct memory_rx *rx)
 	return atomic_load(shared(&rx->ring->tail));
 }
 
+static inline uint8_t *buffer_at(uint8_t *buffers, uint32_t buf_idx)
+{
+	return buffers + (size_t)buf_idx * MEMORY_BUFFER_BYTES;
+}
+
 /* A driver's view of one slot, loaded once and checked. */
 static inline bool rx_slot(struct memory_rx *rx, uint32_t at, struct frame *frame, bool *more)
 {
@@ -310,7 +321,7 @@ static inline bool rx_slot(struct memory_rx *rx, uint32_t at, struct frame *fram
 	uint16_t flags = slot->flags;
 
 	*frame = (struct frame){
-	    .data = ring_buffer(rx->ring, buf_idx),
+	    .data = buffer_at(rx->buffers, buf_idx),
 	    .slot = slot,
 	    .len = len,
 	    .frame_len = len,
@@ -319,6 +330,11 @@ static inline bool rx_slot(struct memory_rx *rx, uint32_t at, struct frame *fram
 	};
 	*more = flags & NS_MOREFRAG;
 	return len <= MEMORY_BUFFER_BYTES && buf_idx < MEMORY_BUFFERS_MAX;
+}
+
+static inline uint32_t slot_next(uint32_t at, uint32_t slots)
+{
+	return at + 1 == slots ? 0 : at + 1;
 }
 
 static bool rx_vnet(struct memory_rx *rx, struct frame *frame)
@@ -376,6 +392,7 @@ static int memory_rx(struct port_queue *queue, struct frame *batch, unsigned max
 	struct memory_rx *rx = queue->priv;
 	uint32_t at = rx->head;
 	uint32_t tail = atomic_load(shared(&rx->ring->tail));
+	uint32_t slots = rx->slots;
 	struct frame *fragment = rx->fragments;
 	unsigned count = 0;
 
@@ -385,7 +402,7 @@ static int memory_rx(struct port_queue *queue, struct frame *batch, unsigned max
 		struct frame *frame = &batch[count];
 		bool more;
 		bool sound = rx_slot(rx, at, frame, &more);
-		uint32_t next = ring_next(rx->ring, at);
+		uint32_t next = slot_next(at, slots);
 
 		__builtin_prefetch(frame->data);
 		if (__builtin_expect(more, 0)) {
@@ -434,8 +451,7 @@ static inline void slot_swap(struct netmap_slot *to, struct netmap_slot *from)
 static inline bool tx_may_swap(const struct memory_tx *tx, const struct frame *frame)
 {
 	return frame->pool == MEMORY_POOL && !(frame->flags & FRAME_SHARED) && !frame->next &&
-	       frame->slot && !tx->vnet_bytes &&
-	       frame->data == ring_buffer(tx->ring, frame->slot->buf_idx);
+	       !tx->vnet_bytes && frame->data == buffer_at(tx->buffers, frame->slot->buf_idx);
 }
 
 /* Copies header and fragments into slots from `at` on; returns the slot behind the frame. */
@@ -476,32 +492,38 @@ static uint32_t tx_copy(struct memory_tx *tx, uint32_t at, const struct frame *f
 	return ring_next(tx->ring, at);
 }
 
+static uint32_t slots_needed(const struct memory_tx *tx, const struct frame *frame)
+{
+	return (frame->frame_len + tx->vnet_bytes + MEMORY_BUFFER_BYTES - 1) / MEMORY_BUFFER_BYTES;
+}
+
 static void memory_tx(struct port_queue *queue, struct frame *const *frames, unsigned count,
 		      struct tx_report *report)
 {
 	struct memory_tx *tx = queue->priv;
 	uint32_t at = tx->head;
 	uint32_t tail = atomic_load_explicit(shared(&tx->ring->tail), memory_order_acquire);
-	uint32_t space = ring_space(at, tail, tx->slots);
+	uint32_t slots = tx->slots;
+	uint32_t space = ring_space(at, tail, slots);
 	uint32_t sent = 0;
 	uint64_t bytes = 0;
 
 	for (unsigned i = 0; i < count; i++) {
 		const struct frame *frame = frames[i];
-		uint32_t need = (frame->frame_len + tx->vnet_bytes + MEMORY_BUFFER_BYTES - 1) /
-				MEMORY_BUFFER_BYTES;
+		uint32_t need = 1;
 
-		if (__builtin_expect(need > space, 0)) {
-			report->drops[need >= tx->slots ? DROP_TOO_BIG : DROP_QUEUE_FULL]++;
-			continue;
-		}
-		if (tx_may_swap(tx, frame)) {
+		if (__builtin_expect(tx_may_swap(tx, frame) && space, 1)) {
 			struct netmap_slot *slot = &tx->ring->slot[at];
 
 			slot_swap(slot, frame->slot);
 			slot->len = (uint16_t)frame->len;
-			at = ring_next(tx->ring, at);
+			at = slot_next(at, slots);
 		} else {
+			need = slots_needed(tx, frame);
+			if (need > space) {
+				report->drops[need >= slots ? DROP_TOO_BIG : DROP_QUEUE_FULL]++;
+				continue;
+			}
 			at = tx_copy(tx, at, frame);
 		}
 		space -= need;

@@ -151,8 +151,10 @@ int snapshot_build(const struct engine_config *config, const struct snapshot_par
 	    .bridges = snapshot->bridges,
 	    .ports = snapshot->bridge_ports,
 	    .ports_max = parts->ports_max,
+	    .generation = config->generation,
 	};
 	build_members(snapshot);
+	bridge_reach(snapshot->bridge_ports, parts->ports_max);
 	snapshot_set_ordinals(snapshot, parts->ordinals);
 	*out = snapshot;
 	return 0;

@@ -55,9 +55,9 @@ int worker_batch(struct worker *worker, const struct snapshot *snapshot)
 	counter_add(&worker->cell->rx_frames, (uint64_t)count);
 	counter_add(&worker->cell->rx_bytes, bytes);
 	bridge_forward(&snapshot->tables, worker->port_id, worker->batch, (unsigned)count,
-		       clock_tick(), worker->cell, &worker->lists);
+		       clock_tick(), worker->cell, &worker->work);
 	worker->tx.source = worker->port->ops->rx_commit ? queue : NULL;
-	tx_flush(&worker->tx, snapshot->tx_ports, snapshot->bridge_ports, &worker->lists);
+	tx_flush(&worker->tx, snapshot->tx_ports, snapshot->bridge_ports, &worker->work.lists);
 	worker->port->ops->rx_done(queue);
 	counter_add(&worker->counters->batches, 1);
 	return count;
@@ -253,12 +253,12 @@ int worker_create(const struct worker_params *params, bool thread, struct worker
 	worker->counters = stats_worker(params->stats, params->row);
 	worker->tx.stats = params->stats;
 	worker->tx.row = worker->tx.ordinal = params->row;
-	worker->lists.by_port = calloc(params->ports_max, sizeof(*worker->lists.by_port));
-	worker->lists.active = calloc(params->ports_max, sizeof(*worker->lists.active));
+	worker->work.lists.by_port = calloc(params->ports_max, sizeof(*worker->work.lists.by_port));
+	worker->work.lists.active = calloc(params->ports_max, sizeof(*worker->work.lists.active));
 	worker->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (worker->wake_fd < 0)
 		status = errno;
-	if (!worker->lists.by_port || !worker->lists.active || worker->wake_fd < 0) {
+	if (!worker->work.lists.by_port || !worker->work.lists.active || worker->wake_fd < 0) {
 		error_set(err, status, "%s: no memory or descriptor for a worker",
 			  params->port->name);
 		goto failed;
@@ -279,8 +279,8 @@ no_thread:
 failed:
 	if (worker->wake_fd >= 0)
 		close(worker->wake_fd);
-	free(worker->lists.by_port);
-	free(worker->lists.active);
+	free(worker->work.lists.by_port);
+	free(worker->work.lists.active);
 	free(worker);
 	return -status;
 }
@@ -313,8 +313,8 @@ void worker_destroy(struct worker *worker)
 	worker_stop(worker);
 	snapshot_reader_remove(worker->domain, &worker->reader);
 	close(worker->wake_fd);
-	free(worker->lists.by_port);
-	free(worker->lists.active);
+	free(worker->work.lists.by_port);
+	free(worker->work.lists.active);
 	free(worker);
 }
 

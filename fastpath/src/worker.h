@@ -39,7 +39,7 @@ struct worker {
 	struct worker_counters *counters;
 	struct snapshot_domain *domain;
 	struct snapshot_reader reader;
-	struct bridge_lists lists;
+	struct bridge_work work;
 	struct frame batch[FRAME_BATCH];
 	struct tx tx;
 	/* shared */

@@ -72,7 +72,8 @@ static uint32_t random_below(struct bench *bench, uint32_t n)
 	return (uint32_t)((bench->random >> 32) * n >> 32);
 }
 
-/* --- a switch without threads ------------------------------------------------------------------- */
+/* --- a switch without threads -------------------------------------------------------------------
+ */
 
 static void open_ports(struct bench *bench, const char *type, const struct port_option *options,
 		       unsigned count)
@@ -157,7 +158,8 @@ static void close_all(struct bench *bench, uint32_t entries_max)
 		bench->ports[p].ops->detach(&bench->ports[p]);
 }
 
-/* --- the far end --------------------------------------------------------------------------------- */
+/* --- the far end ---------------------------------------------------------------------------------
+ */
 
 /* Address n lives at port n % PORTS. */
 static void address(uint8_t *at, uint32_t n)
@@ -218,7 +220,8 @@ static void empty(struct bench *bench)
 	}
 }
 
-/* --- the two programs ------------------------------------------------------------------------------ */
+/* --- the two programs
+ * ------------------------------------------------------------------------------ */
 
 /*
  * A turn serves the ports in rounds, a batch each, so that a tx ring gets what its peers send in
@@ -246,7 +249,7 @@ static inline unsigned bare_batch(struct bare_ring *rings, const struct fdb *fdb
 				  uint64_t *lost)
 {
 	struct netmap_ring *rx = rings[p].rx;
-	uint64_t keys[FRAME_BATCH];
+	uint64_t keys[FRAME_BATCH], homes[FRAME_BATCH];
 	struct netmap_slot *slots[FRAME_BATCH];
 	unsigned count = 0;
 	uint32_t at = rx->head, tail = __atomic_load_n(&rx->tail, __ATOMIC_ACQUIRE);
@@ -258,10 +261,10 @@ static inline unsigned bare_batch(struct bare_ring *rings, const struct fdb *fdb
 	}
 	for (unsigned i = 0; i < count; i++) {
 		keys[i] = fdb_key(ring_buffer(rx, slots[i]->buf_idx), 0);
-		fdb_prefetch(fdb, keys[i]);
+		homes[i] = fdb_prefetch(fdb, keys[i]);
 	}
 	for (unsigned i = 0; i < count; i++) {
-		int port = fdb_lookup(fdb, keys[i]);
+		int port = fdb_lookup_at(fdb, homes[i], keys[i]);
 		struct bare_ring *to;
 		struct netmap_slot *slot;
 		uint32_t buf_idx;
@@ -305,7 +308,8 @@ __attribute__((noinline)) static uint64_t run_bare(struct bench *bench)
 	return lost;
 }
 
-/* --- turns ------------------------------------------------------------------------------------------ */
+/* --- turns
+ * ------------------------------------------------------------------------------------------ */
 
 static int compare(const void *a, const void *b)
 {
@@ -378,7 +382,8 @@ static bool measure(unsigned addresses, bool last)
 	bare_ns = median(ns[0], ROUNDS);
 	switch_ns = median(ns[1], ROUNDS);
 	printf("    {\"macs\": %u, \"bare_ns\": %.2f, \"switch_ns\": %.2f, \"ratio\": %.3f, "
-	       "\"switch_frames\": %llu, \"bare_lost\": %llu, \"switch_drops\": %llu, \"balanced\": %s}%s\n",
+	       "\"switch_frames\": %llu, \"bare_lost\": %llu, \"switch_drops\": %llu, "
+	       "\"balanced\": %s}%s\n",
 	       addresses, bare_ns, switch_ns, bare_ns / switch_ns,
 	       (unsigned long long)both[1]->sent, (unsigned long long)lost,
 	       (unsigned long long)drops, balanced ? "true" : "false", last ? "" : ",");
