@@ -1,0 +1,239 @@
+"""The outside of a port, one class a type: frames towards the switch, frames from it.
+
+A rig owns the port and the world behind it. ``send`` makes frames arrive at the port, ``receive``
+returns what the switch sent out of it. Everything is byte for byte what a wire would carry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from scapy.utils import RawPcapReader, RawPcapWriter
+
+from tests.support.switch import Attached, Switch, acquire
+from tests.support.topology import Topology, run, wait_until
+from tests.support.wire import HostPort, in_netns
+
+MTU = 9000
+
+
+class Rig(Protocol):
+    type: str
+    port: Attached
+
+    def open(self, options: Mapping[str, str] = {}) -> Attached:
+        """Acquire the port; the caller attaches it."""
+
+    def send(self, switch: Switch, frames: Sequence[bytes]) -> None: ...
+
+    def receive(self, switch: Switch, count: int) -> list[bytes]:
+        """At least ``count`` frames, in order, and all that have come by then."""
+
+    def close(self) -> None: ...
+
+
+class MemoryRig:
+    type = "memory"
+
+    def __init__(self, home: Path) -> None:
+        del home
+
+    def open(self, options: Mapping[str, str] = {}) -> Attached:
+        self.port = acquire("p1", "memory", options)
+        return self.port
+
+    def send(self, switch: Switch, frames: Sequence[bytes]) -> None:
+        switch.send(self.port, frames)
+
+    def receive(self, switch: Switch, count: int) -> list[bytes]:
+        return switch.take(self.port, count)
+
+    def close(self) -> None:
+        pass
+
+
+def pcap_write(path: Path, frames: Sequence[bytes]) -> None:
+    """By scapy, so that the reader meets files that its own writer did not make."""
+    with contextlib.closing(RawPcapWriter(str(path), linktype=1)) as writer:
+        writer.write_header(None)
+        for frame in frames:
+            writer.write_packet(frame)
+
+
+def pcap_read(path: Path) -> list[bytes]:
+    if not path.exists() or path.stat().st_size <= 24:
+        return []
+    with contextlib.closing(RawPcapReader(str(path))) as reader:
+        return [data for data, _ in reader]
+
+
+class PcapRig:
+    """A file has an end: each ``send`` opens the port again with a file of its own."""
+
+    type = "pcap"
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._files = 0
+        self._seen = 0
+        self._options: dict[str, str] = {}
+
+    def open(self, options: Mapping[str, str] = {}) -> Attached:
+        self._options = {"directory": str(self.home), "out": "out.pcap", "rate": "0", **options}
+        self.port = acquire("p1", "pcap", self._options)
+        return self.port
+
+    def send(self, switch: Switch, frames: Sequence[bytes]) -> None:
+        self._files += 1
+        name = f"in-{self._files}.pcap"
+        pcap_write(self.home / name, frames)
+        switch.remove(self.port)
+        self.port = switch.attach(acquire("p1", "pcap", {**self._options, "in": name}))
+
+    def receive(self, switch: Switch, count: int) -> list[bytes]:
+        out = self.home / "out.pcap"
+        wait_until(
+            lambda: len(pcap_read(out)) - self._seen >= count, 10, f"{count} frames in the file"
+        )
+        frames = pcap_read(out)[self._seen :]
+        self._seen += len(frames)
+        return frames
+
+    def close(self) -> None:
+        pass
+
+
+class NetdevRig:
+    """A packet socket on the interface that is the port's other end."""
+
+    type: str
+    port: Attached
+    net: Topology
+    peer: HostPort
+
+    def open(self, options: Mapping[str, str] = {}) -> Attached:
+        raise NotImplementedError
+
+    def send(self, switch: Switch, frames: Sequence[bytes]) -> None:
+        # As fast as the switch takes them: a kernel queue that overflows is another test.
+        base = switch.counters(self.port).rx_frames
+        for sent, frame in enumerate(frames):
+            if sent % 64 == 0:
+                wait_until(
+                    lambda sent=sent: switch.counters(self.port).rx_frames - base > sent - 256,  # type: ignore[misc]
+                    10,
+                    "the switch takes frames",
+                )
+            self.peer.send(frame)
+
+    def receive(self, switch: Switch, count: int) -> list[bytes]:
+        frames: list[bytes] = []
+
+        def enough() -> bool:
+            frames.extend(self.peer.receive())
+            return len(frames) >= count
+
+        wait_until(enough, 10, f"{count} frames at {self.peer.ifname}")
+        return frames
+
+    def link(self, up: bool) -> None:
+        """The interface that the port is bound to."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.peer.close()
+        self.net.close()
+
+
+class AfPacketRig(NetdevRig):
+    """veth: one end is the port's, a packet socket reads and writes the other."""
+
+    type = "af_packet"
+    options: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, home: Path) -> None:
+        del home
+        self.net = Topology(hosts=1, mtu=MTU, addresses=False).__enter__()
+        self.peer = HostPort(self.net.hosts[0], self.net.host_ifs[0])
+
+    def open(self, options: Mapping[str, str] = {}) -> Attached:
+        wanted = {"ifname": self.net.switch_ifs[0], **self.options, **options}
+        self.port = in_netns(self.net.switch, lambda: acquire("p1", "af_packet", wanted))
+        return self.port
+
+    def link(self, up: bool) -> None:
+        state = "up" if up else "down"
+        run("ip", "-n", self.net.switch, "link", "set", self.net.switch_ifs[0], state)
+
+    @contextlib.contextmanager
+    def slow(self) -> Iterator[None]:
+        """The interface sends about a frame a second and queues two."""
+        where = ("ip", "netns", "exec", self.net.switch, "tc", "qdisc")
+        device = ("dev", self.net.switch_ifs[0], "root")
+        run(*where, "add", *device, "tbf", "rate", "8kbit", "burst", "1600", "limit", "3000")
+        yield
+        run(*where, "del", *device)
+
+
+class AfPacketV3Rig(AfPacketRig):
+    options: ClassVar[Mapping[str, str]] = {"version": "3"}
+
+
+class TapRig(NetdevRig):
+    """The network interface of the TAP, used by a packet socket as a local stack would."""
+
+    type = "tap"
+
+    def __init__(self, home: Path) -> None:
+        del home
+        self.net = Topology(hosts=0, addresses=False).__enter__()
+        self.name = f"{self.net.prefix}t"
+        self._opened = False
+
+    def open(self, options: Mapping[str, str] = {}) -> Attached:
+        wanted = {"name": self.name, "mtu": str(MTU), **options}
+        self.port = in_netns(self.net.switch, lambda: acquire("p1", "tap", wanted))
+        if self._opened:
+            self.peer.close()
+        self._opened = True
+        self.peer = HostPort(self.net.switch, self.name)
+        return self.port
+
+    def link(self, up: bool) -> None:
+        run("ip", "-n", self.net.switch, "link", "set", self.name, "up" if up else "down")
+        if up:
+            with contextlib.suppress(OSError):  # the peer's socket reports that it was down
+                self.peer.receive()
+
+    def close(self) -> None:
+        if self._opened:
+            self.peer.close()
+        self.net.close()
+
+
+NETDEV_RIGS: dict[str, Callable[[Path], NetdevRig]] = {
+    "af_packet-v2": AfPacketRig,
+    "af_packet-v3": AfPacketV3Rig,
+    "tap": TapRig,
+}
+RIGS: dict[str, Callable[[Path], Rig]] = {"memory": MemoryRig, "pcap": PcapRig, **NETDEV_RIGS}
+
+TAG_C, TAG_S = 0x8100, 0x88A8
+
+
+def frame(
+    number: int, length: int = 60, *tags: tuple[int, int], source: int = 1, to: int = 2
+) -> bytes:
+    """A frame of ``length`` bytes, its ``tags`` (TPID, TCI) included, that carries a number.
+
+    Source and destination are locally administered addresses; the EtherType is an experimental
+    one, so that no stack answers.
+    """
+    head = bytes([2, 0, 0, 0xFD, 0, to, 2, 0, 0, 0xFD, 0, source])
+    head += b"".join(struct.pack("!HH", *tag) for tag in tags) + b"\x88\xb5"
+    body = number.to_bytes(4, "big") + bytes((number + i) & 0xFF for i in range(length))
+    return (head + body)[:length]
