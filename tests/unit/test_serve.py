@@ -46,6 +46,7 @@ class Instance:
         self.home = Path(tempfile.mkdtemp(prefix="vswitch-serve-"))
         self.home.chmod(0o755)
         self.run_dir = self.home / "run"
+        self.more: tuple[str, ...] = ()
         self.process: subprocess.Popen[str] | None = None
         transport = httpx.HTTPTransport(uds=str(self.run_dir / "api.sock"))
         self.http = httpx.Client(transport=transport, base_url="http://localhost", timeout=10)
@@ -53,7 +54,7 @@ class Instance:
     def command(self) -> list[str]:
         arguments = ["--listen", f"unix:{self.run_dir}/api.sock"]
         arguments += ["--data-dir", f"{self.home}/data", "--run-dir", str(self.run_dir)]
-        return [sys.executable, "-m", "vswitch", "serve", *arguments]
+        return [sys.executable, "-m", "vswitch", "serve", *arguments, *self.more]
 
     def start(self) -> None:
         log = (self.home / "log").open("a")

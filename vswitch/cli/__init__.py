@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import typer
 
 from vswitch.cli import bridges, fdb, ports, serve, stats, system, top
-from vswitch.cli.client import CliError
+from vswitch.cli.client import CliError, close_all
 
 app = typer.Typer(
     name="vswitch",
@@ -42,3 +42,5 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        close_all()

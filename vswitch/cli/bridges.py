@@ -35,8 +35,7 @@ def list_bridges(
     token_file: TokenFileOption = None,
 ) -> None:
     """All bridges."""
-    params = {"label": ",".join(label)} if label else {}
-    found = client_for(url, token_file).items("/bridges", **params)
+    found = client_for(url, token_file).items("/bridges", label=label or [])
     rows = [
         (
             item["name"],

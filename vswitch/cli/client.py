@@ -22,6 +22,7 @@ API = "/api/v1"
 TIMEOUT_S = 30.0
 
 Json = dict[str, Any]
+Query = str | list[str]
 
 UrlOption = Annotated[
     str | None,
@@ -62,7 +63,7 @@ class Refused(CliError):
         text = self.problem.get("detail") or self.problem.get("title") or response.reason_phrase
         code = self.problem.get("code")
         hint = self.problem.get("hint") or ""
-        if status == 401 and not hint:
+        if status == 401:
             hint = "give a token: --token-file DATA_DIR/admin.token, or VSWITCH_TOKEN"
         super().__init__(
             f"{text} ({code or 'HTTP'}, {status})", hint, self.EXIT_CODES.get(status, 1)
@@ -97,13 +98,16 @@ class Client:
         self._http = http
         self._where = where
 
+    def close(self) -> None:
+        self._http.close()
+
     def request(
         self,
         method: str,
         path: str,
         *,
         body: Json | None = None,
-        params: Mapping[str, str] | None = None,
+        params: Mapping[str, Query] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         try:
@@ -111,7 +115,6 @@ class Client:
                 method, API + path, json=body, params=params, headers=headers
             )
         except httpx.TransportError as error:
-            self._http.close()
             raise CliError(
                 f"no answer from {self._where}: {error}",
                 "is it running? start it with: vswitch serve",
@@ -123,10 +126,10 @@ class Client:
             return None
         return response.json()
 
-    def get(self, path: str, **params: str) -> Any:
+    def get(self, path: str, **params: Query) -> Any:
         return self.request("GET", path, params=params)
 
-    def items(self, path: str, **params: str) -> list[Json]:
+    def items(self, path: str, **params: Query) -> list[Json]:
         """Every page of a list."""
         found: list[Json] = []
         while True:
@@ -173,7 +176,17 @@ def connect(url: str | None, token_file: Path | None) -> Client:
 
 # Replaced by tests; every command gets its client through it.
 connector: Callable[[str | None, Path | None], Client] = connect
+_opened: list[Client] = []
 
 
 def client_for(url: str | None, token_file: Path | None) -> Client:
-    return connector(url, token_file)
+    """The command's client; :func:`close_all` ends it."""
+    made = connector(url, token_file)
+    _opened.append(made)
+    return made
+
+
+def close_all() -> None:
+    """After the command, however it ended."""
+    while _opened:
+        _opened.pop().close()

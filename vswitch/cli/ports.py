@@ -72,8 +72,7 @@ def list_ports(
     token_file: TokenFileOption = None,
 ) -> None:
     """All ports."""
-    params = {"label": ",".join(label)} if label else {}
-    found = client_for(url, token_file).items("/ports", **params)
+    found = client_for(url, token_file).items("/ports", label=label or [])
     rows = [
         (
             item["name"],
