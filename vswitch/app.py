@@ -6,10 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match
 
 from vswitch import __version__
 from vswitch.api import fdb, metrics, stats, system
@@ -17,7 +15,7 @@ from vswitch.api.answers import known_query, problem_response
 from vswitch.api.crud import API, crud
 from vswitch.api.guard import Guard
 from vswitch.kinds import BRIDGE, PORT
-from vswitch.openapi import document, query_names
+from vswitch.openapi import document, methods_of_paths, query_names
 from vswitch.problems import Detail, Problem
 from vswitch.services import Services
 from vswitch.services.changes import pointer, summary
@@ -60,6 +58,7 @@ def create_app(services: Services | None = None) -> FastAPI:
     app.add_middleware(Guard, services=lambda: app.state.services)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     app.state.query_names = query_names(app.openapi())
+    app.state.methods = methods_of_paths(app.openapi())
     return app
 
 
@@ -121,9 +120,9 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """Methods of all routes of the path: the router itself tells those of the first one only."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, APIRoute) and route.matches(request.scope)[0] != Match.NONE:
-            methods |= route.methods or set()
-    return sorted(methods)
+    """All methods of the path: the router itself tells those of its first route only."""
+    path = request.scope["path"]
+    for pattern, offered in request.app.state.methods:
+        if pattern.fullmatch(path):
+            return sorted(offered)
+    return ["GET"]

@@ -9,6 +9,7 @@ shape of a 422 goes; security says which operations need no token.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Any
 
@@ -69,6 +70,11 @@ def _build(app: FastAPI) -> dict[str, Any]:
 def _finish(method: str, operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     responses.pop("422", None)
+    for parameter in operation.get("parameters", ()):
+        # A parameter is there or not; it cannot be null.
+        shapes = parameter["schema"].pop("anyOf", None)
+        if shapes:
+            parameter["schema"] |= next(shape for shape in shapes if shape.get("type") != "null")
     open_to_all = operation["operationId"] in _OPEN
     if open_to_all:
         operation["security"] = []
@@ -100,6 +106,18 @@ def query_names(schema: dict[str, Any]) -> dict[str, frozenset[str]]:
         for path in schema["paths"].values()
         for operation in path.values()
     }
+
+
+def methods_of_paths(schema: dict[str, Any]) -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
+    """Patterns of paths with the methods they offer; a literal path comes before a pattern."""
+    paths = sorted(schema["paths"].items(), key=lambda item: item[0].count("{"))
+    return [
+        (
+            re.compile("[^/]+".join(map(re.escape, re.split(r"{[^}]*}", path)))),
+            tuple(method.upper() for method in operations),
+        )
+        for path, operations in paths
+    ]
 
 
 def _codes(status: int) -> list[str]:

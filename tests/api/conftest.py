@@ -20,9 +20,23 @@ from tests.support.fake_forwarder import FakeForwarder
 from tests.support.topology import wait_until
 from vswitch.app import create_app
 from vswitch.control import Listener, Plane, Server, bind, http_config
+from vswitch.services import Services
 from vswitch.settings import Settings
 
 API = "/api/v1"
+
+
+class App:
+    """The one application of all tests, with the services of one control plane."""
+
+    _shared = create_app()
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self._shared.state.services = self._services
+        await self._shared(scope, receive, send)
 
 
 class Api:
@@ -50,7 +64,7 @@ class Api:
         self.http = self.client()
 
     def _serve(self, sockets: list[socket.socket]) -> None:
-        app = create_app(self.plane.services)
+        app = App(self.plane.services)
         server = Server(http_config(app, self.settings, tls=False))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=sockets)))
         thread.start()

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 from pydantic import Field
+from starlette.convertors import Convertor, register_url_convertor
 
 from vswitch.api.answers import (
     By,
@@ -129,6 +130,20 @@ def delete(
 put.__annotations__["body"] = FDB.write
 patch.__annotations__["body"] = FDB.patch
 
+
+class _MacConvertor(Convertor[str]):
+    """What cannot be an address is no entry's path: `flush` stays free for its own methods."""
+
+    regex = "[0-9A-Fa-f:]{17}"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("mac", _MacConvertor())
 router = APIRouter(prefix="/bridges/{bridge}/fdb", tags=["fdb"])
 add_list(router, "", FdbRowList, list_fdb, "list_fdb", "The table in force: learned and static.")
 router.add_api_route(
@@ -139,4 +154,4 @@ router.add_api_route(
     response_model=FlushResult,
     summary="Forget learned stations.",
 )
-add_object_routes(router, "/{mac}", FDB, (get, put, patch, delete))
+add_object_routes(router, "/{mac:mac}", FDB, (get, put, patch, delete))

@@ -31,6 +31,7 @@ JSON_TYPES = ("application/json", "application/merge-patch+json")
 # curl -d says this when nobody tells it otherwise. No browser can abuse it: every request needs
 # a token that no page has, and Origin is checked.
 CURL_DEFAULT = "application/x-www-form-urlencoded"
+DRAIN_FACTOR = 16
 
 
 class Guard:
@@ -100,7 +101,7 @@ class Guard:
         if length is None and chunked is None:
             return None
         limit = services.settings.body_bytes_max
-        if length is not None and length.isdecimal() and int(length[:18]) > limit:
+        if length is not None and length.isdecimal() and int(length[:18]) > DRAIN_FACTOR * limit:
             raise _too_large(limit)
         try:
             async with asyncio.timeout(services.settings.request_timeout_s):
@@ -124,15 +125,23 @@ class Guard:
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
+    """The body. One that is somewhat too large is read to its end, and dropped, before it is
+    refused: a client that is still sending would not see the answer of a closed connection.
+    """
     body = bytearray()
+    total = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Problem("MALFORMED", "The client went away before its body was complete.")
-        body += message.get("body", b"")
-        if len(body) > limit:
+        part = message.get("body", b"")
+        total += len(part)
+        if total <= limit:
+            body += part
+        more = message.get("more_body", False)
+        if total > DRAIN_FACTOR * limit or (total > limit and not more):
             raise _too_large(limit)
-        if not message.get("more_body", False):
+        if not more:
             return bytes(body)
 
 

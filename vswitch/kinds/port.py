@@ -19,21 +19,15 @@ class PortVlan(Spec):
     """
 
     mode: Literal["access", "trunk", "native", "tunnel"] = "access"
-    pvid: Vid | None = Field(None, description="null: the bridge's default_pvid.")
+    pvid: Vid | None = Field(
+        None, description="null: the bridge's default_pvid. Of no meaning for a trunk."
+    )
     tagged: Annotated[tuple[VlanRange, ...], Field(strict=False, max_length=256)] = Field(
-        (), description="VLANs that may pass tagged."
+        (), description="VLANs that may pass tagged; of no meaning for access and tunnel."
     )
 
-    @model_validator(mode="after")
-    def _mode_fits(self) -> PortVlan:
-        if self.tagged and self.mode in ("access", "tunnel"):
-            raise ValueError(f"`tagged` needs mode trunk or native, not {self.mode}")
-        if self.mode == "trunk" and self.pvid is not None:
-            raise ValueError("a trunk has no pvid; mode native has one")
-        return self
-
     def ranges(self) -> tuple[tuple[int, int], ...]:
-        return merge_ranges(self.tagged)
+        return merge_ranges(self.tagged) if self.mode in ("trunk", "native") else ()
 
 
 class PortSpec(Spec):
@@ -50,7 +44,8 @@ class PortSpec(Spec):
         "adaptive", description="How its workers wait: sleep, spin for a while first, spin."
     )
     cpus: Annotated[
-        tuple[Annotated[int, Field(ge=0, le=1023)], ...], Field(strict=False, max_length=16)
+        tuple[Annotated[int, Field(ge=0, le=1023)], ...],
+        Field(strict=False, max_length=16, json_schema_extra={"uniqueItems": True}),
     ] = Field((), description="Processors its queues' workers are pinned to, in order.")
     offload_policy: Literal["carry", "complete", "refuse"] = Field(
         "carry",
