@@ -69,6 +69,7 @@ class _Live:
     ports: dict[str, plan.Device] = field(default_factory=dict)
     statics: dict[str, WireStatic] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+    ifindexes: dict[str, int] = field(default_factory=dict)
     published: tuple[list[PlacedBridge], list[PlacedPort]] | None = None
 
 
@@ -222,10 +223,12 @@ class Applier:
 
     def interface_gone(self, ifindex: int) -> None:
         """The kernel removed an interface: ports on it have to be opened anew."""
-        for name in list(self._live.ports):
-            status = self.status(name)
-            if status is not None and status.ifindex == ifindex:
-                self._lose(name)
+        for name in self.ports_on(ifindex):
+            self._lose(name)
+
+    def ports_on(self, ifindex: int) -> list[str]:
+        """Attached ports whose device is this kernel interface."""
+        return [name for name, index in self._live.ifindexes.items() if index == ifindex]
 
     def find_lost(self) -> None:
         """Ask the drivers whether their devices are still there."""
@@ -405,6 +408,8 @@ class Applier:
             slot, port.name, bundle.driver, bundle.driver_options, held.fds, bundle.state
         )
         self._live.ports[port.name] = held.device
+        status = self.status(port.name)
+        self._live.ifindexes[port.name] = status.ifindex if status else 0
         if port.name in self._live.lost:
             self._live.lost.discard(port.name)
             self._notify("recovered", port.key, "the interface is back")
@@ -412,6 +417,7 @@ class Applier:
     def _drop_port(self, name: str, keep_counters: bool) -> None:
         self.engine.port_remove(self.port_slots[name], keep_counters=keep_counters)
         del self._live.ports[name]
+        self._live.ifindexes.pop(name, None)
         if not keep_counters:
             del self.port_slots[name]
             self._live.lost.discard(name)
@@ -470,11 +476,16 @@ class Applier:
     def _fail(self, key: str, outcome: Outcome) -> None:
         if key in self.objects and self.outcomes.get(key) != outcome:
             self.outcomes[key] = outcome
-            self._notify("failed", key, outcome.message)
+            self._tell("failed", key, outcome.message)
 
     def _succeed(self, key: str) -> None:
         if self.outcomes.pop(key, None) is not None:
-            self._notify("in_force", key, "")
+            self._tell("in_force", key, "")
+
+    def _tell(self, kind: str, key: str, message: str) -> None:
+        """Static entries come in thousands: their outcomes are in the answer, not in events."""
+        if not key.startswith("static/"):
+            self._notify(kind, key, message)
 
     def _fail_all(self, error: NativeError) -> None:
         """The engine kept the old configuration: nothing that differs from it is in force."""

@@ -321,11 +321,9 @@ class Forwarder:
             self._applier.interface_gone(link.ifindex)
             return
         links[link.ifindex] = link.name
-        for name in self._applier.attached:
-            status = self._applier.status(name)
-            if status is not None and status.ifindex == link.ifindex:
-                text = f"{link.name} is {'up' if link.up else 'down'}, MTU {link.mtu}"
-                self._notify("link", f"port/{name}", text)
+        for name in self._applier.ports_on(link.ifindex):
+            text = f"{link.name} is {'up' if link.up else 'down'}, MTU {link.mtu}"
+            self._notify("link", f"port/{name}", text)
 
     def _lose_keeper(self, why: str) -> None:
         if self._keeper is None:

@@ -83,15 +83,19 @@ class Client:
     def __init__(self, path: Path, *, proto: int = wire.VERSION, timeout_s: float = 10) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(timeout_s)
-        self.sock.connect(os.fspath(path))
         self._decoder = wire.Decoder(wire.FromForwarder)
         self._inbox: list[wire.Message] = []
         self.events: list[wire.Event] = []
         self.objects: dict[str, wire.WireObject] = {}
         self.revision = 0
         self._id = 0
-        self.send(wire.Hello(proto, "test"))
-        self.welcome = self.receive(wire.Welcome)
+        try:
+            self.sock.connect(os.fspath(path))
+            self.send(wire.Hello(proto, "test"))
+            self.welcome = self.receive(wire.Welcome)
+        except BaseException:
+            self.sock.close()
+            raise
 
     def __enter__(self) -> Client:
         return self
@@ -188,6 +192,16 @@ class Client:
             cursor = answer.cursor
             if cursor == 0:
                 return rows
+
+    def receive_events(self, kinds: Iterable[str]) -> None:
+        """Ask until an event of each kind has come."""
+        missing = set(kinds)
+
+        def seen() -> bool:
+            self.ping()
+            return missing <= {event.kind for event in self.events}
+
+        wait_until(seen, 5, f"events {missing}")
 
     def wait_ready(self, *names: str, timeout_s: float = 10) -> None:
         """Until these ports are in force."""
