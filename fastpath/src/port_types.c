@@ -10,11 +10,7 @@ extern const struct port_ops port_pcap_ops;
 extern const struct port_ops port_tap_ops;
 
 static const struct port_ops *const port_types[] = {
-    &port_af_packet_ops,
-    &port_memory_ops,
-    &port_null_ops,
-    &port_pcap_ops,
-    &port_tap_ops,
+    &port_af_packet_ops, &port_memory_ops, &port_null_ops, &port_pcap_ops, &port_tap_ops,
 };
 
 enum { PORT_TYPES = sizeof(port_types) / sizeof(port_types[0]) };
