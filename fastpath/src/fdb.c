@@ -409,7 +409,7 @@ unsigned fdb_flush(struct fdb *fdb, uint16_t port, uint16_t vid)
 	return sweep_all(fdb, &sweep);
 }
 
-unsigned fdb_retain(struct fdb *fdb, const uint64_t ports[FDB_PORTS_MAX / 64])
+unsigned fdb_retain(struct fdb *fdb, const uint64_t *ports)
 {
 	struct sweep sweep = {.kind = SWEEP_RETAIN, .keep = ports};
 

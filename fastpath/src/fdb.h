@@ -90,12 +90,14 @@ enum {
 	FDB_READ_TRIES = 256
 };
 
+/* cffi: begin */
 enum fdb_learned {
 	FDB_REFRESHED, /* known at this port */
 	FDB_NEW,       /* entered */
 	FDB_MOVED,     /* was at another port */
 	FDB_REFUSED    /* static at another port, no room that may be taken, or the lock was busy */
 };
+/* cffi: end */
 
 struct fdb_slot {
 	_Atomic uint64_t key;
@@ -135,6 +137,7 @@ struct fdb_params {
 	const uint64_t *seed; /* four secrets for a new table; NULL: getrandom(2). For tests */
 };
 
+/* cffi: begin */
 struct fdb_entry {
 	uint8_t mac[6];
 	uint16_t vid;
@@ -146,6 +149,7 @@ struct fdb_entry {
 
 /* Bytes of memory for a table of entries_max; a multiple of the page size. */
 uint64_t fdb_bytes(uint32_t entries_max);
+/* cffi: end */
 
 /*
  * Maps fd shared and prefaulted (-1: private zeroed memory). EINVAL when the file is shorter than
@@ -160,7 +164,6 @@ void fdb_unmap(void *memory, uint32_t entries_max);
  * ENOMEM. The result is freed with fdb_close, which leaves the memory as it is.
  */
 int fdb_open(const struct fdb_params *params, struct fdb **out, struct error *err);
-void fdb_close(struct fdb *fdb);
 
 /* --- workers ---------------------------------------------------------------------------------- */
 
@@ -304,6 +307,7 @@ static inline enum fdb_learned fdb_learn(struct fdb *fdb, uint64_t key, uint16_t
 
 /* --- control thread --------------------------------------------------------------------------- */
 
+/* cffi: begin */
 /*
  * Looks at up to `slots` slots, going on where the last call stopped, and removes learned entries
  * not seen for more than `ageing` ticks. Returns how many. fdb->mask + 1 slots are one round.
@@ -317,7 +321,7 @@ unsigned fdb_flush(struct fdb *fdb, uint16_t port, uint16_t vid);
  * After a takeover: removes every entry, static ones included, whose port is not in the bitmap
  * (bit p % 64 of ports[p / 64], FDB_PORTS_MAX bits). Returns how many.
  */
-unsigned fdb_retain(struct fdb *fdb, const uint64_t ports[FDB_PORTS_MAX / 64]);
+unsigned fdb_retain(struct fdb *fdb, const uint64_t *ports);
 
 /* Enters or replaces. 0, -ENOSPC when all entries are static, -EINVAL on a port id too large. */
 int fdb_set_static(struct fdb *fdb, uint64_t key, uint16_t port, uint32_t tick);
@@ -331,6 +335,10 @@ int fdb_clear_static(struct fdb *fdb, uint64_t key);
  * come twice or not at all; every entry shown was true at that moment.
  */
 unsigned fdb_dump(const struct fdb *fdb, uint64_t *cursor, struct fdb_entry *entries, unsigned max);
+
+/* Frees it; the memory stays as it is. */
+void fdb_close(struct fdb *fdb);
+/* cffi: end */
 
 static inline uint32_t fdb_count(const struct fdb *fdb)
 {

@@ -1,0 +1,299 @@
+"""parse.c against a model that slices bytes: every frame, in any cut into fragments."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from tests.support.core import core
+
+L3, L4, FRAGMENT, LATER, BAD = 1, 2, 4, 8, 16
+EXTENSIONS = {0, 43, 44, 51, 60, 135, 139, 140}  # IANA: IPv6 extension header types that chain
+EXTENSIONS_MAX = 8
+
+
+class EndError(Exception):
+    """The bytes end, or contradict themselves: what was read so far stands."""
+
+
+@dataclass
+class Key:
+    """struct flow_key; addresses are padded on the left."""
+
+    eth_dst: bytes = bytes(6)
+    eth_src: bytes = bytes(6)
+    eth_type: int = 0
+    vlan_pcp: int = 0
+    ip_version: int = 0
+    ip_src: bytes = bytes(16)
+    ip_dst: bytes = bytes(16)
+    ip_proto: int = 0
+    ip_tos: int = 0
+    ip_ttl: int = 0
+    layers: int = 0
+    l4_src: int = 0
+    l4_dst: int = 0
+    tcp_flags: int = 0
+
+
+def take(data: bytes, count: int) -> tuple[bytes, bytes]:
+    if len(data) < count:
+        raise EndError
+    return data[:count], data[count:]
+
+
+def word(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 2], "big")
+
+
+def model_tags(frame: bytes) -> tuple[list[int], int, bytes] | None:
+    """TCIs of at most two tags, the EtherType behind them, the rest."""
+    tcis: list[int] = []
+    at = 12
+    while True:
+        if len(frame) < at + 2:
+            return None
+        kind = word(frame, at)
+        if kind not in (0x8100, 0x88A8) or len(tcis) == 2:
+            return tcis, kind, frame[at + 2 :]
+        if len(frame) < at + 6:
+            return None
+        tcis.append(word(frame, at + 2))
+        at += 4
+
+
+def model(frame: bytes) -> Key:
+    """What parse_flow says about a frame without offload state."""
+    key = Key()
+    read = model_tags(frame)
+    if read is None:
+        key.layers = BAD
+        return key
+    tcis, key.eth_type, rest = read
+    key.eth_dst, key.eth_src = frame[:6], frame[6:12]
+    key.vlan_pcp = tcis[0] >> 13 if tcis else 0
+    layers = {0x0800: model_ipv4, 0x86DD: model_ipv6, 0x0806: model_arp}
+    try:
+        if key.eth_type in layers:
+            layers[key.eth_type](key, rest)
+    except EndError:
+        key.layers |= BAD
+    return key
+
+
+def model_arp(key: Key, data: bytes) -> None:
+    head, _ = take(data, 28)
+    if head[:6] != b"\x00\x01\x08\x00\x06\x04":
+        raise EndError
+    key.ip_proto = head[7]
+    key.ip_src, key.ip_dst = bytes(12) + head[14:18], bytes(12) + head[24:28]
+    key.layers |= L3
+
+
+def model_ipv4(key: Key, data: bytes) -> None:
+    head, _ = take(data, 20)
+    length, total = 4 * (head[0] & 15), word(head, 2)
+    if head[0] >> 4 != 4 or length < 20:
+        raise EndError
+    key.ip_tos, key.ip_ttl, key.ip_proto = head[1], head[8], head[9]
+    key.ip_src, key.ip_dst = bytes(12) + head[12:16], bytes(12) + head[16:20]
+    if total < length:
+        raise EndError
+    packet, _ = take(data, total)
+    key.ip_version = 4
+    key.layers |= L3
+    more, offset = word(head, 6) & 0x2000, word(head, 6) & 0x1FFF
+    key.layers |= (FRAGMENT if more or offset else 0) | (LATER if offset else 0)
+    model_l4(key, packet[length:])
+
+
+def model_ipv6(key: Key, data: bytes) -> None:
+    head, rest = take(data, 40)
+    if head[0] >> 4 != 6:
+        raise EndError
+    key.ip_tos = word(head, 0) >> 4 & 0xFF
+    key.ip_proto, key.ip_ttl = head[6], head[7]
+    key.ip_src, key.ip_dst = head[8:24], head[24:40]
+    rest, _ = take(rest, word(head, 4))
+    key.ip_version = 6
+    key.layers |= L3
+    followed = 0
+    while key.ip_proto in EXTENSIONS and not key.layers & LATER:
+        if followed == EXTENSIONS_MAX:
+            raise EndError
+        head, _ = take(rest, 8)
+        length = 8 * (head[1] + 1)
+        if key.ip_proto == 51:  # RFC 4302: in units of 4 bytes, minus 2
+            length = 4 * (head[1] + 2)
+        if key.ip_proto == 44:  # RFC 8200, section 4.5
+            length = 8
+            offset, more = word(head, 2) >> 3, word(head, 2) & 1
+            key.layers |= (FRAGMENT if more or offset else 0) | (LATER if offset else 0)
+        key.ip_proto = head[0]
+        _, rest = take(rest, length)
+        followed += 1
+    model_l4(key, rest)
+
+
+def model_l4(key: Key, data: bytes) -> None:
+    if key.layers & LATER:
+        return
+    if key.ip_proto in (6, 17):
+        head, _ = take(data, 20 if key.ip_proto == 6 else 8)
+        key.l4_src, key.l4_dst = word(head, 0), word(head, 2)
+        key.layers |= L4
+        if key.ip_proto == 6:
+            key.tcp_flags = head[13]
+            if head[12] >> 4 < 5:
+                raise EndError
+    elif (key.ip_proto, key.ip_version) in ((1, 4), (58, 6)):
+        head, _ = take(data, 4)
+        key.l4_src, key.l4_dst = head[0], head[1]
+        key.layers |= L4
+
+
+# --- frames that get deep ------------------------------------------------------------------------
+
+draw_bytes = st.binary
+
+
+@st.composite
+def l4(draw: st.DrawFn, proto: int) -> bytes:
+    if proto == 6:
+        offset = draw(st.sampled_from([5, 5, 5, 6, 15, 4, 0]))
+        return (
+            draw(draw_bytes(min_size=12, max_size=12))
+            + bytes([offset << 4])
+            + draw(draw_bytes(min_size=7, max_size=40))
+        )
+    return draw(draw_bytes(min_size=4, max_size=40))
+
+
+@st.composite
+def ipv4(draw: st.DrawFn) -> bytes:
+    proto = draw(st.sampled_from([1, 6, 6, 17, 17, 58, 99]))
+    words = draw(st.sampled_from([5, 5, 5, 6, 15, 4]))
+    body = draw(draw_bytes(min_size=max(0, 4 * words - 20), max_size=max(0, 4 * words - 20)))
+    body += draw(l4(proto))
+    total = draw(st.sampled_from([20 + len(body)] * 4 + [19, 20, 21 + len(body), 4 * words]))
+    fragment = draw(st.sampled_from([0, 0, 0x4000, 0x2000, 0x2001, 0x1FFF, 0x8000]))
+    head = struct.pack("!BBHHHBB", 4 << 4 | words, draw(byte), total, 1, fragment, 64, proto)
+    return head + draw(draw_bytes(min_size=10, max_size=10)) + body
+
+
+@st.composite
+def ipv6(draw: st.DrawFn) -> bytes:
+    kinds = draw(st.lists(st.sampled_from(sorted(EXTENSIONS)), max_size=10))
+    proto = draw(st.sampled_from([6, 17, 58, 1, 59]))
+    chain = [*kinds, proto]
+    body = b""
+    for at, kind in enumerate(kinds):
+        blocks = 0 if kind == 44 else draw(st.sampled_from([0, 0, 1, 2]))
+        size = 4 * (blocks + 2) if kind == 51 else 8 * (blocks + 1)
+        fragment = draw(st.sampled_from([0, 0, 1, 8, 9, 6])) if kind == 44 else draw(byte)
+        content = draw(draw_bytes(min_size=size - 4, max_size=size - 4))
+        body += struct.pack("!BBH", chain[at + 1], blocks, fragment) + content
+    body += draw(l4(proto))
+    length = draw(st.sampled_from([len(body)] * 4 + [0, len(body) + 1, 39]))
+    head = struct.pack(
+        "!IHBB", draw(st.sampled_from([6, 6, 6, 4])) << 28 | draw(byte) << 20, length, chain[0], 1
+    )
+    return head + draw(draw_bytes(min_size=32, max_size=32)) + body
+
+
+byte = st.integers(0, 255)
+arp = st.builds(
+    lambda head, rest: head + rest,
+    st.sampled_from([b"\x00\x01\x08\x00\x06\x04\x00", b"\x00\x01\x08\x00\x06\x06\x00"]),
+    draw_bytes(min_size=18, max_size=40),
+)
+tag = st.builds(
+    lambda tpid, tci: struct.pack("!HH", tpid, tci),
+    st.sampled_from([0x8100, 0x88A8]),
+    st.integers(0, 0xFFFF),
+)
+payload = st.one_of(
+    st.tuples(st.just(b"\x08\x00"), ipv4()),
+    st.tuples(st.just(b"\x86\xdd"), ipv6()),
+    st.tuples(st.just(b"\x08\x06"), arp),
+    st.tuples(draw_bytes(min_size=2, max_size=2), draw_bytes(max_size=80)),
+)
+sound = st.builds(
+    lambda macs, tags, body, padding: macs + b"".join(tags) + body[0] + body[1] + padding,
+    draw_bytes(min_size=12, max_size=12),
+    st.lists(tag, max_size=3),
+    payload,
+    draw_bytes(max_size=20),
+)
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> bytes:
+    """Sound ones, cut off ones, ones with a byte changed, and noise."""
+    data = draw(st.one_of(sound, sound, sound, draw_bytes(max_size=120)))
+    if draw(st.booleans()):
+        data = data[: draw(st.integers(0, len(data)))]
+    if data and draw(st.integers(0, 3)) == 0:
+        at = draw(st.integers(0, len(data) - 1))
+        data = data[:at] + bytes([draw(byte)]) + data[at + 1 :]
+    return data
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> tuple[bytes, list[int]]:
+    """A frame and the lengths of its fragments, which may be empty."""
+    data = draw(frames())
+    ends = sorted(draw(st.lists(st.integers(0, len(data)), max_size=6)))
+    return data, [b - a for a, b in zip([0, *ends], [*ends, len(data)], strict=True)]
+
+
+def parsed(data: bytes, lengths: list[int]) -> Any:
+    ffi, lib = core()
+    key = ffi.new("struct flow_key *")
+    lib.shim_parse_flow(data, lengths, len(lengths), 77, key)
+    return key
+
+
+@given(cuts())
+def test_fields(cut: tuple[bytes, list[int]]) -> None:
+    ffi, _ = core()
+    data, lengths = cut
+    key = parsed(data, lengths)
+    expected = model(data)
+    event(f"layers {expected.layers:#x}")
+    assert (key.vid, bytes(key.zero)) == (77, bytes(3))
+    for name, value in vars(expected).items():
+        field = getattr(key, name)
+        got = bytes(ffi.buffer(field)) if isinstance(value, bytes) else field
+        assert got == value, name
+
+
+@given(cuts())
+def test_tags(cut: tuple[bytes, list[int]]) -> None:
+    ffi, lib = core()
+    data, lengths = cut
+    out = ffi.new("struct shim_l2 *")
+    good = lib.shim_parse_l2(data, lengths, len(lengths), out)
+    expected = model_tags(data)
+    assert bool(good) == (expected is not None)
+    if expected is not None:
+        tcis, kind, rest = expected
+        assert (out.tags, out.ethertype) == (len(tcis), kind)
+        assert out.tci == (tcis[0] if tcis else 0)
+        assert out.l3_offset == len(data) - len(rest)
+        assert bytes(out.dst) + bytes(out.src) == data[:12]
+
+
+@given(frames(), st.data())
+def test_hash_is_the_same_both_ways(data: bytes, draw: st.DataObject) -> None:
+    ffi, lib = core()
+    key = parsed(data, [len(data)])
+    back = ffi.new("struct flow_key *", key[0])
+    for one, two in (("ip_src", "ip_dst"), ("l4_src", "l4_dst"), ("eth_src", "eth_dst")):
+        setattr(back, one, getattr(key, two))
+        setattr(back, two, getattr(key, one))
+    assert lib.shim_flow_hash(key) == lib.shim_flow_hash(back) != 0

@@ -1,0 +1,42 @@
+"""The lowest layer of the C core for Python tests: parse, vlan, fdb, on bytes.
+
+The C files are compiled with tests/support/core_shim.c into a shared object. Declarations are
+read from the sources: what stands between ``/* cffi: begin */`` and ``/* cffi: end */``, as
+fastpath/build_ffi.py does for the engine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cffi import FFI
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "fastpath/src"
+SHIM = ROOT / "tests/support/core_shim.c"
+MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
+
+
+@cache
+def core() -> tuple[FFI, Any]:
+    """cffi's FFI and the library."""
+    ffi = FFI()
+    for path in (SOURCE / "error.h", SOURCE / "flow_key.h", SOURCE / "fdb.h", SHIM):
+        ffi.cdef("\n".join(MARKED.findall(path.read_text())))
+    with tempfile.TemporaryDirectory() as directory:
+        target = Path(directory) / "core.so"
+        command = [
+            *shlex.split(os.environ.get("CC", "cc")),
+            *("-std=gnu17", "-O2", "-g", "-shared", "-fPIC", "-D_GNU_SOURCE"),
+            *(f"-I{SOURCE}", "-o", str(target), str(SHIM)),
+            *(str(SOURCE / name) for name in ("error.c", "fdb.c", "parse.c", "vlan.c")),
+        ]
+        subprocess.run(command, check=True)
+        return ffi, ffi.dlopen(str(target))
