@@ -101,12 +101,17 @@ static void idle_note_empty(struct worker *worker, struct idle *idle)
 	idle->spins = 0;
 }
 
-/* Is it still time to spin? Always for busy, spin_ns long for adaptive. */
+/*
+ * Is it still time to spin? Always for busy, spin_ns long for adaptive, and adaptive lets others
+ * have the processor in between: whoever sends to us or waits for what we sent may be among them.
+ */
 static bool idle_spin(const struct worker *worker, struct idle *idle, enum port_polling polling)
 {
 	if (polling == PORT_POLL_BLOCK)
 		return false;
 	fdb_pause();
+	if (polling == PORT_POLL_ADAPTIVE)
+		sched_yield();
 	if (polling == PORT_POLL_BUSY || ++idle->spins % SPINS_PER_LOOK)
 		return true;
 	return clock_ns(CLOCK_MONOTONIC) - idle->idle_since_ns < worker->spin_ns;
