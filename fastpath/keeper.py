@@ -103,6 +103,7 @@ class Keeper:
         self._rundir = rundir
         self._limits = dict(config.limits)
         pcap = config.data_directory / "pcap"
+        _make_pcap_directory(pcap, config.control_gid)
         self._opener = Opener(config.policy, pcap, config.run_directory)
         self._port_types = self._opener.port_types()
         self._selector = selectors.EpollSelector()
@@ -122,6 +123,7 @@ class Keeper:
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT."""
+        native.sandbox_limit(sum(1 << capability for capability in rights.KEEPER))
         self._rundir.write_pid("keeper", os.getpid())
         wake = self._catch_signals()
         self._selector.register(self._monitor, selectors.EVENT_READ, lambda _: self._links())
@@ -408,3 +410,11 @@ class Keeper:
         for link in self._monitor.read():
             if self._active is not None:
                 self._send(self._active, link)
+
+
+def _make_pcap_directory(path: Path, gid: int) -> None:
+    """For the control plane to put files into; where it cannot be made, pcap ports say so."""
+    with contextlib.suppress(OSError):
+        path.mkdir(mode=0o770)
+        path.chmod(0o770)
+        os.chown(path, -1, gid)

@@ -133,6 +133,12 @@ def sandbox_drop(uid: int, gid: int) -> None:
     _check(lib.sandbox_drop(uid, gid, err), err, "drop privileges")
 
 
+def sandbox_limit(keep: int) -> None:
+    """Keep only the capabilities whose bits are set."""
+    err = ffi.new("struct error *")
+    _check(lib.sandbox_limit(keep, err), err, "limit capabilities")
+
+
 def sandbox_enter() -> None:
     """Install the system call filter in every thread."""
     err = ffi.new("struct error *")

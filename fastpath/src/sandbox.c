@@ -9,7 +9,9 @@
  * Known limit: seccomp cannot read memory, so an address inside sendmsg's or sendmmsg's headers
  * passes; sendto's is an argument and must be absent.
  *
- * Runs on: the forwarder's main thread, before any worker exists.
+ * The keeper is only limited in its capabilities.
+ *
+ * Runs on: the main thread, before any worker exists.
  */
 #include "sandbox.h"
 
@@ -174,10 +176,10 @@ int sandbox_enter(struct error *err)
 }
 
 /* As far as SETPCAP reaches; without it the permitted set below is what counts. */
-static void drop_bounding(void)
+static void drop_bounding(uint64_t keep)
 {
 	for (int cap = 0; cap <= 63; cap++)
-		if (prctl(PR_CAPBSET_READ, cap, 0, 0, 0) == 1)
+		if (!(keep >> cap & 1) && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) == 1)
 			(void)prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
 }
 
@@ -198,7 +200,7 @@ int sandbox_drop(uint32_t uid, uint32_t gid, struct error *err)
 	struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
 	int rc;
 
-	drop_bounding();
+	drop_bounding(0);
 	if (uid) {
 		rc = drop_ids(uid, gid, err);
 		if (rc)
@@ -209,5 +211,25 @@ int sandbox_drop(uint32_t uid, uint32_t gid, struct error *err)
 		return error_set(err, errno, "sandbox: capset: %s", strerror(errno));
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return error_set(err, errno, "sandbox: no_new_privs: %s", strerror(errno));
+	return 0;
+}
+
+int sandbox_limit(uint64_t keep, struct error *err)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3];
+
+	drop_bounding(keep);
+	if (syscall(SYS_capget, &header, sets))
+		return error_set(err, errno, "sandbox: capget: %s", strerror(errno));
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+		uint32_t part = (uint32_t)(keep >> (32 * i));
+
+		sets[i].permitted &= part;
+		sets[i].effective &= part;
+		sets[i].inheritable &= part;
+	}
+	if (syscall(SYS_capset, &header, sets))
+		return error_set(err, errno, "sandbox: capset: %s", strerror(errno));
 	return 0;
 }

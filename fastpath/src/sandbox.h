@@ -1,6 +1,6 @@
 /*
- * Takes away from the forwarder what it does not need once it has its fds. Runs on: the main
- * thread before any worker exists.
+ * Takes away from keeper and forwarder what they do not need. Runs on: the main thread of either,
+ * before any other thread exists.
  */
 #pragma once
 
@@ -15,6 +15,12 @@
  * drops only what it can. Sets no_new_privs.
  */
 int sandbox_drop(uint32_t uid, uint32_t gid, struct error *err);
+
+/*
+ * Keeper: of the capabilities it was started with, those whose bits are set in `keep` stay, in
+ * the bounding set too as far as allowed.
+ */
+int sandbox_limit(uint64_t keep, struct error *err);
 
 /*
  * Installs the seccomp filter of the forwarder in every thread (libseccomp, TSYNC): an allow

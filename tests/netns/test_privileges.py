@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fastpath import channel
+from fastpath import channel, rights
 from fastpath import protocol as wire
 from tests.support.fastpath import (
     CONTROL_GID,
@@ -72,6 +72,16 @@ def test_nothing_is_left_to_a_forwarder(path: FastPath, role: str) -> None:
         assert int(status[name], 16) == 0, name
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
+
+
+def test_the_keeper_keeps_what_its_job_takes(path: FastPath) -> None:
+    status = fields(path.pid("keeper") or 0)
+    allowed = sum(1 << capability for capability in rights.KEEPER)
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd"):
+        assert int(status[name], 16) & ~allowed == 0, name
+    sys_admin, sys_ptrace, dac_read, bpf = 21, 19, 2, 39
+    for capability in (sys_admin, sys_ptrace, dac_read, bpf):
+        assert not int(status["CapEff"], 16) >> capability & 1
 
 
 def test_every_thread_of_the_forwarder_is_filtered(path: FastPath) -> None:
