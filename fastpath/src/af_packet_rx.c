@@ -21,8 +21,7 @@ enum {
 	ETHERNET_MACS_BYTES = 12,
 	VLAN_TAG_BYTES = 4,
 	SLOT_TAKEN = 1,
-	EMPTY_CALLS_MAX =
-	    64 /* then see whether the socket holds an error that wakes poll forever */
+	EMPTY_CALLS_MAX = 8, /* then look for an error on the socket */
 };
 
 /* What both ring versions say about a frame. */

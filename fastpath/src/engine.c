@@ -498,8 +498,12 @@ int engine_port_status(struct engine *engine, uint16_t id, struct port_status *s
 	port = engine->engine_ports[id];
 	port->port.ops->poll_status(&port->port, status);
 	for (unsigned q = 0; q < PORT_QUEUES_MAX; q++) {
-		if (port->workers[q] && atomic_load(&port->workers[q]->link_down))
+		if (!port->workers[q])
+			continue;
+		if (atomic_load(&port->workers[q]->link_down))
 			status->link_up = false;
+		if (status->kernel_drops)
+			worker_wake(port->workers[q]);
 	}
 	return 0;
 }

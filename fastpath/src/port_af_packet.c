@@ -561,15 +561,19 @@ static void af_packet_poll_status(struct port *port, struct port_status *status)
 	struct ifreq request = {.ifr_ifindex = (int)af->ifindex};
 	int fd = af->rx[0].fd;
 
-	for (uint32_t i = 0; i < af->queues; i++)
-		atomic_fetch_add_explicit(&af->rx[i].journal->kernel_drops,
-					  af_rx_kernel_drops(&af->rx[i]), memory_order_relaxed);
 	*status = (struct port_status){
 	    .ifindex = af->ifindex,
 	    .caps = atomic_load_explicit(&port->caps, memory_order_relaxed),
 	    .rx_queues = af->queues,
 	    .tx_queues = af->queues,
 	};
+	for (uint32_t i = 0; i < af->queues; i++) {
+		uint32_t drops = af_rx_kernel_drops(&af->rx[i]);
+
+		atomic_fetch_add_explicit(&af->rx[i].journal->kernel_drops, drops,
+					  memory_order_relaxed);
+		status->kernel_drops += drops;
+	}
 	snprintf(status->detail, sizeof(status->detail), "TPACKET_V%u, %u %s of %u KB, %s",
 		 af->version == TPACKET_V3 ? 3 : 2, af->slots,
 		 af->version == TPACKET_V3 ? "blocks" : "slots", af->slot_bytes >> 10,

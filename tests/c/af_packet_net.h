@@ -176,15 +176,22 @@ struct end {
 	struct tx_report report;
 };
 
-static inline void end_open(struct end *end, const char *ifname, const char *version)
+static inline void end_open_with(struct end *end, const char *ifname, const char *version,
+				 const char *option, const char *value)
 {
 	struct error err = {0};
 
 	memset(end, 0, sizeof(*end));
 	end->items[0] = (struct port_option){"ifname", ifname};
 	end->items[1] = (struct port_option){"version", version};
-	end->options = (struct port_options){.port = ifname, .items = end->items, .count = 2};
+	end->items[2] = (struct port_option){option, value};
+	end->options = (struct port_options){.port = ifname, .items = end->items, .count = 3};
 	CHECK(!port_acquire("af_packet", &end->options, &end->fds, &err));
+}
+
+static inline void end_open(struct end *end, const char *ifname, const char *version)
+{
+	end_open_with(end, ifname, version, "queues", "1");
 }
 
 static inline void end_attach(struct end *end)
@@ -204,9 +211,10 @@ static inline void end_close(struct end *end)
 }
 
 /* The next batch, waiting for it; 0: nothing within the time. */
-static inline unsigned end_receive(struct end *end, struct frame *batch, unsigned max, int wait_ms)
+static inline unsigned end_receive_queue(struct end *end, unsigned id, struct frame *batch,
+					 unsigned max, int wait_ms)
 {
-	struct port_queue *queue = &end->port.rxq[0];
+	struct port_queue *queue = &end->port.rxq[id];
 	struct pollfd ready = {.fd = end->port.ops->rx_fd(queue), .events = POLLIN};
 	int n;
 
@@ -215,6 +223,11 @@ static inline unsigned end_receive(struct end *end, struct frame *batch, unsigne
 			return 0;
 	}
 	return n > 0 ? (unsigned)n : 0;
+}
+
+static inline unsigned end_receive(struct end *end, struct frame *batch, unsigned max, int wait_ms)
+{
+	return end_receive_queue(end, 0, batch, max, wait_ms);
 }
 
 static inline void end_send(struct end *end, struct frame *batch, unsigned count)

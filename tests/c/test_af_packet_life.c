@@ -53,6 +53,51 @@ static void test_options(void)
 	CHECK(before == after); /* nothing was left open */
 }
 
+/* --- queues ----------------------------------------------------------------------------------- */
+
+/* 256 UDP flows, each packet of a flow on the same queue, every frame exactly once. */
+static void test_queues(const char *version)
+{
+	enum { QUEUES = 4, FLOWS = 256, ROUNDS = 8 };
+	static const uint8_t headers[] = {8, 0, 0x45, 0,  0, 46, 0, 0, 0, 0, 64, 17, 0,	 0, 10,
+					  0, 0, 1,    10, 0, 0,	 2, 0, 0, 0, 9,	 0,  26, 0, 0};
+	uint8_t queue_of[FLOWS], got[FLOWS] = {0};
+	unsigned per_queue[QUEUES] = {0}, busy = 0;
+	struct end end;
+
+	end_open_with(&end, "p0", version, "queues", "4");
+	end_attach(&end);
+	CHECK(end.port.rx_queue_count == QUEUES && end.port.tx_queue_count == QUEUES);
+	memset(queue_of, 0xff, sizeof(queue_of));
+	frame_make(&sent_frame, 0, 60, "");
+	memcpy(sent_frame.data + 12, headers, sizeof(headers));
+	for (unsigned i = 0; i < FLOWS * ROUNDS; i++) {
+		sent_frame.data[34] = (uint8_t)(i % FLOWS); /* source port */
+		CHECK(!host_send(host0, &sent_frame));
+	}
+	for (unsigned q = 0; q < QUEUES; q++) {
+		struct frame batch[FRAME_BATCH];
+		unsigned n;
+
+		while ((n = end_receive_queue(&end, q, batch, FRAME_BATCH, 20))) {
+			for (unsigned i = 0; i < n; i++) {
+				uint8_t flow = batch[i].data[34];
+
+				CHECK(queue_of[flow] == 0xff || queue_of[flow] == q);
+				queue_of[flow] = (uint8_t)q;
+				got[flow]++;
+				per_queue[q]++;
+			}
+			end.port.ops->rx_done(&end.port.rxq[q]);
+		}
+		busy += per_queue[q] > 0;
+	}
+	for (unsigned flow = 0; flow < FLOWS; flow++)
+		CHECK(got[flow] == ROUNDS);
+	CHECK(busy == QUEUES);
+	end_close(&end);
+}
+
 /* --- the interface changes -------------------------------------------------------------------- */
 
 static struct port_status status_of(struct end *end)
@@ -314,6 +359,8 @@ int main(void)
 	host0 = host_open("h0");
 	host1 = host_open("h1");
 	test_options();
+	test_queues("2");
+	test_queues("3");
 	test_interface("2");
 	test_interface("3");
 	test_refused();
