@@ -393,13 +393,22 @@ def remove(base: bytes, hashes: Iterable[bytes]) -> bytes:
     return (total % (1 << (8 * HASH_BYTES))).to_bytes(HASH_BYTES, "big")
 
 
-def chunks(objects: Iterable[WireObject], size: int = 256) -> Iterator[Chunk]:
-    """Cut a snapshot into messages of at most ``size`` objects."""
+def chunks(
+    objects: Iterable[WireObject], size: int = 256, size_bytes: int = MESSAGE_BYTES_MAX - 64
+) -> Iterator[Chunk]:
+    """Cut a snapshot into messages of at most ``size`` objects and ``size_bytes`` of these.
+
+    A port that lists its VLANs one by one takes 14 KB, so the count alone bounds nothing. An
+    object larger than ``size_bytes`` has a chunk of its own, which :func:`encode` refuses.
+    """
     part: list[WireObject] = []
+    part_bytes = 0
     for obj in objects:
-        part.append(obj)
-        if len(part) == size:
+        obj_bytes = len(_encoder.encode(obj))
+        if part and (len(part) == size or part_bytes + obj_bytes > size_bytes):
             yield Chunk(tuple(part))
-            part = []
+            part, part_bytes = [], 0
+        part.append(obj)
+        part_bytes += obj_bytes
     if part:
         yield Chunk(tuple(part))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastpath import protocol as wire
+from tests.support.fastpath import port
 
 ANY = wire.ToForwarder | wire.FromForwarder
 
@@ -43,8 +45,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return st.tuples(*map(values, arguments))
     assert issubclass(kind, msgspec.Struct), f"no strategy for {kind}"
     hints = typing.get_type_hints(kind)
-    names = kind.__struct_fields__
-    return st.builds(kind, **{name: st.deferred(lambda n=name: values(hints[n])) for name in names})
+    fields = {name: st.deferred(partial(values, hints[name])) for name in kind.__struct_fields__}
+    return st.builds(kind, **fields)
 
 
 to_forwarder = values(wire.ToForwarder)
@@ -222,12 +224,11 @@ def test_equal_objects_and_no_others_have_equal_hashes(one: Any, two: Any) -> No
 
 
 @given(values(wire.WirePort), st.randoms())
-def test_the_hash_does_not_know_the_order_of_options(port: wire.WirePort, random: Any) -> None:
-    items = list(port.options.items())
+def test_the_hash_does_not_know_the_order_of_options(one: wire.WirePort, random: Any) -> None:
+    items = list(one.options.items())
     random.shuffle(items)
-    assert wire.object_hash(msgspec.structs.replace(port, options=dict(items))) == wire.object_hash(
-        port
-    )
+    other = msgspec.structs.replace(one, options=dict(items))
+    assert wire.object_hash(other) == wire.object_hash(one)
 
 
 @given(st.lists(objects, max_size=20), st.integers(1, 7))
@@ -236,3 +237,19 @@ def test_chunks(parts: list[Any], size: int) -> None:
     assert [obj for chunk in made for obj in chunk.objects] == parts
     assert all(0 < len(chunk.objects) <= size for chunk in made)
     assert len(made) == -(-len(parts) // size)
+
+
+@given(st.lists(objects, max_size=20), st.integers(50, 2000))
+def test_chunks_are_bounded_in_bytes(parts: list[Any], most: int) -> None:
+    made = list(wire.chunks(parts, size_bytes=most))
+    assert [obj for chunk in made for obj in chunk.objects] == parts
+    assert all(len(c.objects) == 1 or len(wire.encode(c)) <= most + 64 for c in made)
+
+
+def test_a_snapshot_of_the_largest_ports_fits() -> None:
+    """Every second VLAN by itself, on as many ports as there may be."""
+    tagged = tuple((vid, vid) for vid in range(1, 4094, 2))
+    ports = [port(f"port{n}", "memory", "br0", tagged=tagged) for n in range(256)]
+    data = b"".join(map(wire.encode, wire.chunks(ports)))
+    chunks = fed(wire.Decoder(wire.ToForwarder), [data])
+    assert [obj for c in chunks if isinstance(c, wire.Chunk) for obj in c.objects] == ports

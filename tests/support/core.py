@@ -25,8 +25,8 @@ MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 
 @cache
-def core() -> tuple[FFI, Any]:
-    """cffi's FFI and the library."""
+def core() -> tuple[Any, Any]:
+    """cffi's FFI and the library; neither has types that a checker could know."""
     ffi = FFI()
     for path in (SOURCE / "error.h", SOURCE / "flow_key.h", SOURCE / "fdb.h", SHIM):
         ffi.cdef("\n".join(MARKED.findall(path.read_text())))
