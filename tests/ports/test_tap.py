@@ -22,8 +22,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -33,10 +33,11 @@ from scapy.packet import Packet, Raw
 
 from fastpath import native
 from tests.support import offload
-from tests.support.fastpath import bridge, port
+from tests.support.fastpath import bridge
 from tests.support.offload import Offload
 from tests.support.offload_model import finished, gso_type, l4_of, model, packets, unfinished
 from tests.support.packet_socket import PacketSocket, in_netns, mark_frame
+from tests.support.switch import Attached, Switch, acquire
 from tests.support.topology import Topology, run, wait_until
 
 pytestmark = pytest.mark.root
@@ -45,85 +46,14 @@ HOST_MAC = "02:00:00:00:00:01"  # destination of the frames of offload_model
 MTU = 1500
 
 
-@dataclass
-class Tap:
-    """An acquired device; closing it is releasing it."""
-
-    name: str  # given by the kernel
-    options: dict[str, str]
-    fds: list[int]
-    state: str
-
-    @classmethod
-    def acquire(cls, netns: str, **options: str) -> Tap:
-        fds, state = in_netns(netns, lambda: native.port_acquire("tap", "p", options))
-        return cls(dict(pair.split("=") for pair in state.split())["name"], options, fds, state)
-
-    def close(self) -> None:
-        native.port_release("tap", "p", self.options, self.fds, self.state)
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = []
+def open_tap(netns: str, **options: str) -> Attached:
+    """A TAP made in a namespace, as a keeper that lives there would."""
+    return in_netns(netns, lambda: acquire("tap", "tap", options))
 
 
-@dataclass
-class Switch:
-    """An engine with one bridge in this process."""
-
-    engine: native.Engine = field(
-        default_factory=lambda: native.Engine(ports_max=8, bridges_max=2, workers_max=16)
-    )
-    ports: list[native.PlacedPort] = field(default_factory=list)
-    vlan_filtering: bool = False
-    generation: int = 0
-
-    def __post_init__(self) -> None:
-        self.engine.bridge_add(0, "br", 64, -1)
-
-    def add(self, type: str, tap: Tap | None = None, **changes: Any) -> int:
-        slot = len(self.ports)
-        name = f"{type}-{slot}"
-        options = tap.options if tap else {"slots": "2048"}
-        fds, state = (tap.fds, tap.state) if tap else ([], "")
-        self.engine.port_add(slot, name, type, options, fds, state)
-        self.ports.append(native.PlacedPort(slot, port(name, type, "br", **changes), 0))
-        return slot
-
-    def publish(self) -> None:
-        self.generation += 1
-        spec = bridge("br", vlan_filtering=self.vlan_filtering)
-        self.engine.publish(self.generation, [native.PlacedBridge(0, spec)], self.ports)
-
-    def policy(self, slot: int, policy: str) -> None:
-        """Another offload policy for one port, published."""
-        old = self.ports[slot]
-        spec = port(old.spec.name, old.spec.type, "br", offload_policy=policy)
-        self.ports[slot] = native.PlacedPort(slot, spec, 0)
-        self.publish()
-
-    def balance(self) -> native.Counters:
-        """The sums over everything, once they balance."""
-
-        def balanced() -> bool:
-            t = self.engine.total_counters()
-            taken = t.rx_frames + t.copies + t.segments + t.originated
-            drops = sum(t.rx_drops.values()) + sum(t.tx_drops.values())
-            return taken == t.tx_frames + drops + t.consumed
-
-        wait_until(balanced, 5, "the ledger balances")
-        return self.engine.total_counters()
-
-    def settle(self, rx_frames: int) -> native.Counters:
-        """Until that many frames came in, and what became of them is booked."""
-        total = self.engine.total_counters
-        wait_until(lambda: total().rx_frames >= rx_frames, 10, f"{rx_frames} frames came in")
-        return self.balance()
-
-    def take_all(self, slot: int) -> list[bytes]:
-        frames = []
-        while (frame := self.engine.memory_take(slot)) is not None:
-            frames.append(frame)
-        return frames
+def name_of(tap: Attached) -> str:
+    """The name the kernel gave it."""
+    return dict(pair.split("=") for pair in tap.state.split())["name"]
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +67,9 @@ class Pair:
     """Two TAPs and a memory port on one bridge, packet sockets at the far ends."""
 
     switch: Switch
-    taps: list[Tap]
+    taps: list[Attached]
+    memory: Attached
     hosts: list[PacketSocket]
-    memory: int
     marks: Iterator[int] = field(default_factory=itertools.count)
 
     def send(self, frame: bytes, state: Offload) -> tuple[list[tuple[bytes, Offload]], list[bytes]]:
@@ -148,30 +78,29 @@ class Pair:
         self.hosts[0].send(frame, state)
         self.hosts[0].send(mark)
         arrived = self.hosts[1].until(mark)
-        self.switch.balance()
-        memory = self.switch.take_all(self.memory)
+        self.switch.settle()
+        memory = self.switch.take(self.memory, 1)
         assert memory.pop() == mark
         return arrived, memory
+
+    def policy(self, attached: Attached, policy: str) -> None:
+        """Another offload policy for one port, published."""
+        attached.spec = msgspec.structs.replace(attached.spec, offload_policy=policy)
+        self.switch.publish()
 
 
 @pytest.fixture(scope="module")
 def pair(net: Topology) -> Iterator[Pair]:
-    switch = Switch()
-    taps = [Tap.acquire(net.switch, name=f"tap{i}", mtu="9000") for i in range(2)]
-    hosts = []
-    for tap, netns in zip(taps, net.hosts, strict=True):
-        switch.add("tap", tap)
-        run("ip", "-n", net.switch, "link", "set", tap.name, "netns", netns)
-        run("ip", "-n", netns, "link", "set", tap.name, "up")
-        hosts.append(PacketSocket(netns, tap.name, offloads=True))
-    memory = switch.add("memory")
-    switch.publish()
-    yield Pair(switch, taps, hosts, memory)
-    switch.engine.destroy()
-    for host in hosts:
-        host.close()
-    for tap in taps:
-        tap.close()
+    with Switch() as switch, contextlib.ExitStack() as stack:
+        taps, hosts = [], []
+        for i, netns in enumerate(net.hosts):
+            taps.append(switch.attach(open_tap(net.switch, name=f"tap{i}", mtu="9000")))
+            run("ip", "-n", net.switch, "link", "set", f"tap{i}", "netns", netns)
+            run("ip", "-n", netns, "link", "set", f"tap{i}", "up")
+            hosts.append(PacketSocket(netns, f"tap{i}", offloads=True))
+            stack.callback(hosts[-1].close)
+        memory = switch.add("memory", "memory", {"slots": "2048"})
+        yield Pair(switch, taps, memory, hosts)
 
 
 def state_of(packet: Packet, mss: int) -> tuple[bytes, Offload]:
@@ -218,48 +147,49 @@ def test_policies(pair: Pair) -> None:
     packet = tcp(10000)
     frame, state = state_of(packet, 1400)
     plain = finished(tcp(100))
-    switch = pair.switch
+    switch, tap = pair.switch, pair.taps[1]
     try:
-        switch.policy(1, "complete")
+        pair.policy(tap, "complete")
         arrived, _ = pair.send(frame, state)
         assert [data for data, _ in arrived] == model(packet, 1400)
         assert all(not left.flags & offload.CSUM_NEEDED for _, left in arrived)
-        segments = switch.engine.port_counters(1).segments
+        segments = switch.counters(tap).segments
 
-        switch.policy(1, "refuse")
-        switch.policy(pair.memory, "refuse")
+        pair.policy(tap, "refuse")
+        pair.policy(pair.memory, "refuse")
         arrived, memory = pair.send(frame, state)
         # A TAP can carry it, so there is nothing to refuse; memory would need it completed.
         assert [data for data, _ in arrived] == [frame]
         assert memory == []
-        assert switch.engine.port_counters(pair.memory).tx_drops == {"offload_refused": 1}
-        assert switch.engine.port_counters(1).segments == segments
+        assert switch.counters(pair.memory).tx_drops == {"offload_refused": 1}
+        assert switch.counters(tap).segments == segments
         arrived, memory = pair.send(plain, Offload())
         assert [data for data, _ in arrived] == [plain]
         assert memory == [plain]
     finally:
-        for slot in (1, pair.memory):
-            switch.policy(slot, "carry")
+        for attached in (tap, pair.memory):
+            pair.policy(attached, "carry")
 
 
-def test_larger_than_the_mtu(pair: Pair, net: Topology) -> None:
+def test_larger_than_the_mtu(pair: Pair) -> None:
     """An MTU counts for the packets that a frame becomes, not for the frame."""
     switch = pair.switch
-    spec = bridge("br", mtu=MTU)
-    switch.engine.publish(1000, [native.PlacedBridge(0, spec)], switch.ports)
+    before = switch.bridge
+    switch.bridge = native.PlacedBridge(before.slot, bridge("br0", mtu=MTU))
+    switch.publish()
     try:
         small, small_state = state_of(tcp(20000), MTU - 40)
         arrived, memory = pair.send(small, small_state)
         assert len(arrived) == 1
         assert max(len(data) for data in memory) == 14 + MTU
         large, large_state = state_of(tcp(20000), MTU - 39)
-        before = switch.engine.port_counters(1).tx_drops.get("too_big", 0)
         assert pair.send(large, large_state) == ([], [])
-        assert switch.engine.port_counters(1).tx_drops["too_big"] == before + 1
+        for attached in (pair.taps[1], pair.memory):
+            assert switch.counters(attached).tx_drops["too_big"] == 1
         tagged, tagged_state = state_of(tcp(20000, Dot1Q(vlan=5)), MTU - 40)
         assert len(pair.send(tagged, tagged_state)[0]) == 1
     finally:
-        switch.generation = 1000
+        switch.bridge = before
         switch.publish()
 
 
@@ -267,12 +197,12 @@ def test_larger_than_the_mtu(pair: Pair, net: Topology) -> None:
 
 
 @contextlib.contextmanager
-def acquired(net: Topology, **options: str) -> Iterator[Tap]:
-    tap = Tap.acquire(net.switch, **options)
+def acquired(net: Topology, **options: str) -> Iterator[Attached]:
+    tap = open_tap(net.switch, **options)
     try:
         yield tap
     finally:
-        tap.close()
+        Switch.release(tap)
 
 
 def exists(netns: str, name: str) -> bool:
@@ -286,10 +216,11 @@ def remove(netns: str, name: str) -> None:
 
 def test_the_kernel_gives_the_name(net: Topology) -> None:
     with acquired(net, name="vt%d") as tap:
-        assert tap.name.startswith("vt")
-        assert tap.name[2:].isdigit()
-        assert exists(net.switch, tap.name)
-    assert not exists(net.switch, tap.name)
+        name = name_of(tap)
+        assert name.startswith("vt")
+        assert name[2:].isdigit()
+        assert exists(net.switch, name)
+    assert not exists(net.switch, name)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +228,7 @@ def test_the_kernel_gives_the_name(net: Topology) -> None:
 )
 def test_names_that_are_none(net: Topology, name: str) -> None:
     with pytest.raises(native.NativeError) as caught:
-        Tap.acquire(net.switch, name=name)
+        open_tap(net.switch, name=name)
     assert caught.value.code == errno.EINVAL
     assert "interface name" in caught.value.message
 
@@ -316,7 +247,7 @@ def test_names_that_are_none(net: Topology, name: str) -> None:
 )
 def test_options_that_are_none(net: Topology, options: dict[str, str]) -> None:
     with pytest.raises(native.NativeError) as caught:
-        Tap.acquire(net.switch, name="vtx", **options)
+        open_tap(net.switch, name="vtx", **options)
     assert caught.value.code == errno.EINVAL
     assert next(iter(options)) in caught.value.message
     assert not exists(net.switch, "vtx")
@@ -326,11 +257,11 @@ def test_a_failure_leaves_nothing(net: Topology) -> None:
     before = len(os.listdir("/proc/self/fd"))
     run("ip", "-n", net.switch, "link", "add", "vtbr", "type", "bridge")
     with pytest.raises(native.NativeError) as caught:
-        Tap.acquire(net.switch, name="vtbr")
+        open_tap(net.switch, name="vtbr")
     assert caught.value.code == errno.EINVAL
     assert "not a TAP" in caught.value.message
     with acquired(net, name="vt0"), pytest.raises(native.NativeError) as caught:
-        Tap.acquire(net.switch, name="vt0")
+        open_tap(net.switch, name="vt0")
     assert caught.value.name == "PORT_BUSY"
     assert len(os.listdir("/proc/self/fd")) == before
     remove(net.switch, "vtbr")
@@ -355,7 +286,7 @@ def test_a_device_made_elsewhere(net: Topology) -> None:
     with acquired(net, name="vte") as tap:
         assert "caps=31" in tap.state or "caps=23" in tap.state
     with pytest.raises(native.NativeError) as caught:
-        Tap.acquire(net.switch, name="vte", queues="2")
+        open_tap(net.switch, name="vte", queues="2")
     assert "2 queues" in caught.value.message
     remove(net.switch, "vte")
 
@@ -379,50 +310,53 @@ def test_nobody_else_can_join(net: Topology) -> None:
 
 
 def test_status_follows_the_device(net: Topology) -> None:
-    switch = Switch()
-    tap = Tap.acquire(net.switch, name="vts", queues="2", mtu="1400")
-    slot = switch.add("tap", tap)
-    status = switch.engine.port_status(slot)
-    assert (status.link_up, status.lost, status.mtu) == (True, False, 1400)
-    assert (status.rx_queues, status.tx_queues) == (2, 2)
-    assert {"csum", "tso4", "tso6", "frags"} <= set(status.caps)
-    link = run("ip", "-n", net.switch, "-o", "link", "show", "vts")
-    assert status.mac in link
-    assert link.startswith(f"{status.ifindex}:")
-    run("ip", "-n", net.switch, "link", "set", "vts", "mtu", "1300", "down")
-    status = switch.engine.port_status(slot)
-    assert (status.link_up, status.lost, status.mtu) == (False, False, 1300)
+    with Switch() as switch:
+        tap = switch.attach(open_tap(net.switch, name="vts", queues="2", mtu="1400"))
+        status = switch.status(tap)
+        assert (status.link_up, status.lost, status.mtu) == (True, False, 1400)
+        assert (status.rx_queues, status.tx_queues) == (2, 2)
+        assert {"csum", "tso4", "tso6", "frags"} <= set(status.caps)
+        link = run("ip", "-n", net.switch, "-o", "link", "show", "vts")
+        assert status.mac in link
+        assert link.startswith(f"{status.ifindex}:")
+        run("ip", "-n", net.switch, "link", "set", "vts", "mtu", "1300", "down")
+        status = switch.status(tap)
+        assert (status.link_up, status.lost, status.mtu) == (False, False, 1300)
 
-    run("ip", "-n", net.switch, "link", "set", "vts", "netns", net.hosts[0])
-    run("ip", "-n", net.switch, "tuntap", "add", "vts", "mode", "tap")  # the same name, another
-    status = switch.engine.port_status(slot)
-    assert (status.link_up, status.lost, status.mtu, status.ifindex) == (False, False, 0, 0)
-    remove(net.switch, "vts")
-    run("ip", "-n", net.hosts[0], "link", "set", "vts", "up")
-    status = switch.engine.port_status(slot)
-    assert (status.link_up, status.lost) == (True, False)
-    assert "another namespace" in status.detail
+        run("ip", "-n", net.switch, "link", "set", "vts", "netns", net.hosts[0])
+        run("ip", "-n", net.switch, "tuntap", "add", "vts", "mode", "tap")  # only the same name
+        status = switch.status(tap)
+        assert (status.link_up, status.lost) == (False, False)
+        assert (status.mtu, status.ifindex) == (0, 0)
+        remove(net.switch, "vts")
+        run("ip", "-n", net.hosts[0], "link", "set", "vts", "up")
+        status = switch.status(tap)
+        assert (status.link_up, status.lost) == (True, False)
+        assert "another namespace" in status.detail
 
-    run("ip", "-n", net.hosts[0], "link", "delete", "vts")
-    status = switch.engine.port_status(slot)
-    assert (status.link_up, status.lost) == (False, True)
-    switch.engine.destroy()
-    tap.close()
+        run("ip", "-n", net.hosts[0], "link", "delete", "vts")
+        status = switch.status(tap)
+        assert (status.link_up, status.lost) == (False, True)
 
 
 def test_frames_for_a_device_that_is_down_or_gone(net: Topology) -> None:
-    switch = Switch()
-    tap = Tap.acquire(net.switch, name="vtd")
-    slot, source = switch.add("tap", tap), switch.add("memory")
-    switch.publish()
-    frame = finished(tcp(100))
-    for sent, command in enumerate((("set", "vtd", "down"), ("delete", "vtd")), 1):
-        run("ip", "-n", net.switch, "link", *command)
-        assert switch.engine.memory_put(source, frame)
-        switch.settle(sent)
-    assert switch.engine.port_counters(slot).tx_drops == {"link_down": 2}
-    switch.engine.destroy()
-    tap.close()
+    with Switch() as switch:
+        tap = switch.attach(open_tap(net.switch, name="vtd"))
+        source = switch.add("memory", "memory")
+        for sent, command in enumerate((("set", "vtd", "down"), ("delete", "vtd")), 1):
+            run("ip", "-n", net.switch, "link", *command)
+            send_counted(switch, source, [finished(tcp(100))])
+            assert switch.counters(tap).tx_drops == {"link_down": sent}
+
+
+def send_counted(switch: Switch, source: Attached, frames: list[bytes]) -> None:
+    """Returns when what became of the frames is booked."""
+    before = switch.counters(source).rx_frames
+    switch.send(source, frames)
+    wait_until(
+        lambda: switch.counters(source).rx_frames == before + len(frames), 10, "frames came in"
+    )
+    switch.settle()
 
 
 def test_a_reader_that_does_not_keep_up(net: Topology) -> None:
@@ -430,31 +364,26 @@ def test_a_reader_that_does_not_keep_up(net: Topology) -> None:
 
     memory --- switch --- vtf (TAP) --- bridge --- p0, 1 Mbit/s
     """
-    switch = Switch()
-    tap = Tap.acquire(net.switch, name="vtf")
-    slot, source = switch.add("tap", tap), switch.add("memory")
-    switch.publish()
     slow = net.switch_ifs[0]
     ip = ("ip", "-n", net.switch, "link")
-    run(*ip, "add", "name", "vtbridge", "type", "bridge", "mcast_snooping", "0")
-    for name in ("vtf", slow):
-        run(*ip, "set", name, "master", "vtbridge")
-    run(*ip, "set", "vtbridge", "up")
-    qdisc = ("tbf", "rate", "1mbit", "burst", "20k", "limit", "1g")
-    run("tc", "-n", net.switch, "qdisc", "add", "dev", slow, "root", *qdisc)
-    frame = finished(tcp(1400))
-    sent = 0
-    while "queue_full" not in switch.engine.port_counters(slot).tx_drops:
-        assert sent < 200_000, "nothing ever pushed back"
-        sent += switch.engine.memory_put(source, frame)
-    assert switch.engine.port_status(slot).link_up  # full is not down
-    switch.settle(sent)
-    counters = switch.engine.port_counters(slot)
-    assert counters.tx_frames + counters.tx_drops["queue_full"] == sent
-    run("tc", "-n", net.switch, "qdisc", "del", "dev", slow, "root")
-    assert switch.engine.memory_put(source, frame)
-    switch.settle(sent + 1)
-    assert switch.engine.port_counters(slot).tx_frames == counters.tx_frames + 1
-    switch.engine.destroy()
-    tap.close()
+    with Switch() as switch:
+        tap = switch.attach(open_tap(net.switch, name="vtf"))
+        source = switch.add("memory", "memory")
+        run(*ip, "add", "name", "vtbridge", "type", "bridge", "mcast_snooping", "0")
+        for name in ("vtf", slow):
+            run(*ip, "set", name, "master", "vtbridge")
+        run(*ip, "set", "vtbridge", "up")
+        qdisc = ("tbf", "rate", "1mbit", "burst", "20k", "limit", "1g")
+        run("tc", "-n", net.switch, "qdisc", "add", "dev", slow, "root", *qdisc)
+        frames = [finished(tcp(1400))] * 500
+        while "queue_full" not in switch.counters(tap).tx_drops:
+            assert switch.counters(source).rx_frames < 200_000, "nothing ever pushed back"
+            send_counted(switch, source, frames)
+        assert switch.status(tap).link_up  # full is not down
+        before = switch.counters(tap)
+        assert set(before.tx_drops) == {"queue_full"}
+        run("tc", "-n", net.switch, "qdisc", "del", "dev", slow, "root")
+        send_counted(switch, source, frames)
+        assert switch.counters(tap).tx_frames == before.tx_frames + len(frames)
+        assert switch.counters(tap).tx_drops == before.tx_drops
     remove(net.switch, "vtbridge")
