@@ -8,7 +8,6 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -30,6 +29,15 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
+def later(kind: Any) -> st.SearchStrategy[Any]:
+    """values(kind), made when it is first drawn from."""
+
+    def make() -> st.SearchStrategy[Any]:
+        return values(kind)
+
+    return st.deferred(make)
+
+
 def values(kind: Any) -> st.SearchStrategy[Any]:
     """Values of a type, as the fields of messages have them."""
     if kind in SCALARS:
@@ -45,7 +53,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return st.tuples(*map(values, arguments))
     assert issubclass(kind, msgspec.Struct), f"no strategy for {kind}"
     hints = typing.get_type_hints(kind)
-    fields = {name: st.deferred(partial(values, hints[name])) for name in kind.__struct_fields__}
+    fields = {name: later(hints[name]) for name in kind.__struct_fields__}
     return st.builds(kind, **fields)
 
 
