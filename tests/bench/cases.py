@@ -131,6 +131,7 @@ def tcp(one_cpu: bool = False) -> Callable[[Subject, float], Sample]:
                     *("iperf3", "-c", net.addresses[1], "-t", str(seconds), "-J"),
                     timeout_s=seconds + 30,
                 )
+            server.wait(5)  # it serves one client
         finally:
             end_process(server)
         end = json.loads(text)["end"]
