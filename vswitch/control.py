@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
+import importlib
 import ipaddress
 import logging
 import os
@@ -51,6 +52,17 @@ _CAP_LAST = 63
 BACKLOG = 128
 KEEP_ALIVE_S = 30
 STOP_S = 5
+
+
+LATE = (
+    "anyio._backends._asyncio",
+    "encodings.idna",
+    "linecache",
+    "sqlalchemy.dialects.sqlite.pysqlite",
+    "uvicorn.lifespan.off",
+    "uvicorn.loops.asyncio",
+)
+"""What libraries import at first use: done before the rights are gone, and the files with them."""
 
 
 class StartError(Exception):
@@ -333,6 +345,8 @@ class Plane:
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError."""
+    for module in LATE:
+        importlib.import_module(module)
     uid, gid = settings.service_ids
     listeners = [parse_listener(text) for text in settings.listeners]
     check_listeners(listeners, settings)

@@ -39,12 +39,17 @@ def alive(pid: int) -> bool:
         return False
 
 
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 class Instance:
     """Directories that every user can reach, and a supervisor that may come and go."""
 
-    def __init__(self) -> None:
-        self.home = Path(tempfile.mkdtemp(prefix="vswitch-serve-"))
+    def __init__(self, parent: Path | None = None) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="vswitch-serve-", dir=parent))
         self.home.chmod(0o755)
+        self.prefix: tuple[str, ...] = ()
         self.run_dir = self.home / "run"
         self.more: tuple[str, ...] = ()
         self.process: subprocess.Popen[str] | None = None
@@ -54,13 +59,16 @@ class Instance:
     def command(self) -> list[str]:
         arguments = ["--listen", f"unix:{self.run_dir}/api.sock"]
         arguments += ["--data-dir", f"{self.home}/data", "--run-dir", str(self.run_dir)]
-        return [sys.executable, "-m", "vswitch", "serve", *arguments, *self.more]
+        return [*self.prefix, sys.executable, "-m", "vswitch", "serve", *arguments, *self.more]
 
     def start(self) -> None:
         log = (self.home / "log").open("a")
         with log:
             self.process = subprocess.Popen(self.command(), stderr=log, text=True)
-        wait_until("readiness", self.ready)
+        try:
+            wait_until("readiness", self.ready)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it said:\n{self.log()}") from None
 
     def ready(self) -> bool:
         assert self.process is not None
@@ -213,6 +221,8 @@ def test_a_pid_file_that_names_a_stranger_is_not_believed(tmp_path: Path) -> Non
     with subprocess.Popen(["sleep", "60"]) as stranger:
         pid_file.write_text(f"{stranger.pid}\n")
         assert serve.find_process(pid_file, ("fastpath", "keeper")) is None
+        # exec makes the command line visible a moment after Popen returns.
+        wait_until("its command line", lambda: b"sleep" in command_line(stranger.pid))
         found = serve.find_process(pid_file, ("sleep",))
         assert found is not None
         os.close(found[1])
