@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -169,6 +169,9 @@ Message = (
     | Holding
     | Refusal
 )
+
+# Hands a message and fds to the keeper; False: there is none.
+Send = Callable[[Message, Sequence[int]], bool]
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

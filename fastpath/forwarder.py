@@ -279,40 +279,37 @@ class Forwarder:
     def _from_keeper(self, mask: int) -> None:
         if self._keeper is None:
             return
-        links = False
+        answers, news = False, False
         try:
             self._keeper.flush()
             for packet in self._keeper.receive():
-                links = self._keeper_said(packet) or links
+                self._keeper_said(packet)
+                answer = isinstance(packet.message, channel.Acquired)
+                answers, news = answers or answer, news or not answer
         except ChannelClosed:
             self._lose_keeper("it is gone")
         except ChannelError as error:
             self._lose_keeper(str(error))
         self._watch_keeper()
-        if links:
-            self._applier.find_lost()
-            self._applier.reconcile()
+        if answers or news:
+            self._applier.reconcile(retry=news)
         self._pump()
 
-    def _keeper_said(self, packet: Packet) -> bool:
-        """True when an interface changed."""
+    def _keeper_said(self, packet: Packet) -> None:
         match packet.message:
             case channel.Acquired() as answer:
                 self._applier.acquired(answer, packet.fds)
             case channel.Link() as link:
                 self._link(link)
-                return True
             case channel.KeeperFacts(port_types):
                 self._facts.port_types = port_types
                 self._facts.keeper_connected = True
                 self._notify("keeper", "system", "a keeper took over")
-                return True
             case channel.Stop():
                 self._stopping = True
             case other:
                 close_all(packet.fds)
                 raise ChannelError(f"unexpected {type(other).__name__}")
-        return False
 
     def _link(self, link: channel.Link) -> None:
         links = self._facts.links
@@ -378,7 +375,7 @@ class Forwarder:
     def _hand_over(self, keeper: Channel) -> None:
         for name, fd in self._regions.items():
             keeper.send(channel.Region(name), [fd])
-        for bridge, fd in self._applier.regions.items():
+        for bridge, fd in self._applier.tables.fds.items():
             keeper.send(channel.Region(FDB_PREFIX + bridge), [fd])
         for held in self._applier.held.values():
             keeper.send(held.bundle, held.fds)

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastpath._native import ffi, lib
 from fastpath.protocol import WireBridge, WirePort
+from fastpath.readings import Counters, FdbEntry, PortStatus, WorkerCounters
 
 PORT_FDS_MAX: int = lib.PORT_FDS_MAX
 NO_BRIDGE: int = lib.ENGINE_NO_BRIDGE
@@ -155,25 +156,6 @@ def fdb_bytes(entries_max: int) -> int:
     return int(lib.engine_fdb_bytes(entries_max))
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """``struct port_counters``; drops by reason, only those that happened."""
-
-    rx_frames: int
-    rx_bytes: int
-    tx_frames: int
-    tx_bytes: int
-    copies: int
-    segments: int
-    originated: int
-    consumed: int
-    kernel_drops: int
-    learned: int
-    moved: int
-    rx_drops: dict[str, int]
-    tx_drops: dict[str, int]
-
-
 def _reasons(array: Any) -> dict[str, int]:
     values = ffi.unpack(array, len(DROP_REASONS))
     return {name: n for name, n in zip(DROP_REASONS, values, strict=True) if n}
@@ -195,42 +177,6 @@ def _counters(cell: Any) -> Counters:
         _reasons(cell.rx_drops),
         _reasons(cell.tx_drops),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerCounters:
-    """``struct worker_counters``."""
-
-    batches: int
-    sleeps: int
-    busy_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class PortStatus:
-    """``struct port_status``; ``mac`` as six pairs with colons, "" when there is none."""
-
-    link_up: bool
-    lost: bool
-    mtu: int
-    ifindex: int
-    mac: str
-    caps: tuple[str, ...]
-    detail: str
-    rx_queues: int
-    tx_queues: int
-
-
-@dataclass(frozen=True, slots=True)
-class FdbEntry:
-    """``struct fdb_row``; ``port`` is a slot."""
-
-    mac: str
-    vid: int
-    port: int
-    static: bool
-    age_s: int
-    moves: int
 
 
 def mac_text(raw: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fastpath.apply import Applier
-from fastpath.native import ANY, Counters, NativeError
+from fastpath.native import ANY, NativeError
 from fastpath.protocol import (
     BridgeState,
     Fdb,
@@ -18,6 +18,7 @@ from fastpath.protocol import (
     Stats,
     WirePort,
 )
+from fastpath.readings import Counters
 
 FDB_ROWS_MAX = 8192
 OFFLOAD_DROPS = ("offload_refused", "offload_invalid")
@@ -110,8 +111,10 @@ def bridge_states(applier: Applier) -> tuple[BridgeState, ...]:
     return tuple(
         BridgeState(
             name,
-            applier.outcome(f"bridge/{name}"),
-            applier.engine.fdb_count(applier.bridge_slots[name]) if name in applier.bridges else 0,
+            applier.outcomes.get(f"bridge/{name}"),
+            applier.engine.fdb_count(applier.bridge_slots[name])
+            if name in applier.tables.live
+            else 0,
         )
         for name in _names(applier, "bridge")
     )
@@ -124,7 +127,7 @@ def port_states(applier: Applier, links: Mapping[int, str]) -> tuple[PortState, 
 
 def port_outcome(applier: Applier, name: str) -> Outcome:
     """A port whose device is still being opened is not in force, though nothing failed."""
-    outcome = applier.outcome(f"port/{name}")
+    outcome = applier.outcomes.get(f"port/{name}")
     if outcome.ok and name not in applier.attached:
         return Outcome("PENDING", "the keeper is opening the device")
     return outcome
@@ -200,7 +203,7 @@ def _neighbours(applier: Applier, port: WirePort) -> list[str]:
 
 def fdb(applier: Applier, id: int, bridge: str, cursor: int, limit: int) -> Fdb:
     """Rows from table position ``cursor``; KeyError when the bridge is not in force."""
-    if bridge not in applier.bridges:
+    if bridge not in applier.tables.live:
         raise KeyError(bridge)
     limit = max(1, min(limit, FDB_ROWS_MAX))
     entries, after = applier.engine.fdb_dump(applier.bridge_slots[bridge], cursor, limit)
@@ -213,7 +216,7 @@ def fdb(applier: Applier, id: int, bridge: str, cursor: int, limit: int) -> Fdb:
 
 def flush(applier: Applier, bridge: str, port: str | None, vid: int | None) -> int:
     """Entries removed; KeyError when the bridge or port is not in force."""
-    if bridge not in applier.bridges:
+    if bridge not in applier.tables.live:
         raise KeyError(bridge)
     slot = ANY if port is None else applier.port_slots[port]
     return applier.engine.fdb_flush(applier.bridge_slots[bridge], slot, ANY if vid is None else vid)

@@ -367,7 +367,9 @@ class Server:
         outcomes: dict[str, Outcome] = {}
         for key in applier.objects:
             kind, _, name = key.partition("/")
-            outcome = report.port_outcome(applier, name) if kind == "port" else applier.outcome(key)
+            outcome = (
+                report.port_outcome(applier, name) if kind == "port" else applier.outcomes.get(key)
+            )
             mentioned = key in touched and kind != "static"
             if mentioned or (not outcome.ok and len(outcomes) < FAILURES_MAX):
                 outcomes[key] = outcome

@@ -101,11 +101,13 @@ class Forwarder:
         except NativeError as error:
             answer = channel.Acquired(request.id, request.name, error.name, error.message, None)
             self.applier.acquired(answer, [])
+            self.applier.reconcile(retry=False)
             return
         bundle = channel.Bundle(
             request.name, request.type, request.options, request.type, request.options, state
         )
         self.applier.acquired(channel.Acquired(request.id, request.name, "", "", bundle), fds)
+        self.applier.reconcile(retry=False)
 
     def _loop(self) -> None:
         while not self._stop:
@@ -124,7 +126,7 @@ class Forwarder:
         self.engine.destroy()
         for held in self.applier.held.values():
             channel.close_all(held.fds)
-        channel.close_all(list(self.applier.regions.values()))
+        channel.close_all(list(self.applier.tables.fds.values()))
 
 
 @pytest.fixture
@@ -235,6 +237,17 @@ def test_the_limits_are_outcomes_too(client: Client) -> None:
     # One goes, and the one that waited gets its place in the same change.
     ack = client.apply(deletes=["port/p0"])
     assert client.port(refused[0].removeprefix("port/")).outcome.ok
+
+
+def test_ports_that_never_came_leave_no_number(client: Client) -> None:
+    for n in range(3 * LIMITS["ports_max"]):
+        ack = client.apply([port(f"p{n}", "no-such-type")])
+        assert ack.outcomes[f"port/p{n}"].code == "PORT_TYPE_UNKNOWN"
+        client.apply(deletes=[f"port/p{n}"])
+    assert client.stats().ports == ()
+    for n in range(3 * LIMITS["bridges_max"]):
+        assert client.apply([bridge(f"b{n}")]).outcomes[f"bridge/b{n}"].ok
+        client.apply(deletes=[f"bridge/b{n}"])
 
 
 def test_a_device_is_waited_for_and_others_are_answered(

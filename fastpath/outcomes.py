@@ -1,0 +1,62 @@
+"""What became of each object: nothing to say when it is in force, else a code and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from fastpath.native import NativeError
+from fastpath.protocol import Outcome
+
+Notify = Callable[[str, str, str], None]
+
+HINTS = {
+    "IFACE_NOT_FOUND": "the port comes up by itself when the interface appears",
+    "IFACE_LOST": "the port comes up by itself when the interface appears",
+    "IFACE_DENIED": "start the keeper with --allow for this name",
+    "PRIVILEGE": "start as root, or with the capabilities NET_ADMIN and NET_RAW",
+    "KEEPER_ABSENT": "start the keeper; the port comes up by itself then",
+    "NETNS_NOT_FOUND": "make it with: ip netns add NAME",
+}
+LOST = Outcome("IFACE_LOST", "the interface is gone", HINTS["IFACE_LOST"])
+ABSENT = Outcome("KEEPER_ABSENT", "no keeper is there to open it", HINTS["KEEPER_ABSENT"])
+
+
+def refused(code: str, message: str) -> Outcome:
+    """A refusal as the API shows it."""
+    return Outcome(code, message, HINTS.get(code, ""))
+
+
+def of_error(error: NativeError) -> Outcome:
+    return refused(error.name, error.message)
+
+
+class Outcomes:
+    """By key; ``notify(kind, object, message)`` is called when one changes.
+
+    Static entries come in thousands: theirs are in the answer to the change, not in events.
+    """
+
+    def __init__(self, notify: Notify) -> None:
+        self._notify = notify
+        self._failed: dict[str, Outcome] = {}
+
+    def get(self, key: str) -> Outcome:
+        return self._failed.get(key, Outcome())
+
+    def fail(self, key: str, outcome: Outcome) -> None:
+        if self._failed.get(key) != outcome:
+            self._failed[key] = outcome
+            self._tell("failed", key, outcome.message)
+
+    def succeed(self, key: str) -> None:
+        if self._failed.pop(key, None) is not None:
+            self._tell("in_force", key, "")
+
+    def forget_others(self, keys: Collection[str]) -> None:
+        """Of all objects but these."""
+        for key in self._failed.keys() - set(keys):
+            del self._failed[key]
+
+    def _tell(self, kind: str, key: str, message: str) -> None:
+        if not key.startswith("static/"):
+            self._notify(kind, key, message)
