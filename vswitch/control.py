@@ -415,7 +415,9 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    given = {name: value for name, value in vars(_arguments().parse_args()).items() if value}
+    given = {
+        name: value for name, value in vars(_arguments().parse_args()).items() if value is not None
+    }
     try:
         settings = Settings(**given)
     except ValidationError as error:

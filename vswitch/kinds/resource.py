@@ -159,8 +159,8 @@ def _convert(annotation: Any, suffix: str) -> tuple[Any, tuple[str, ...]]:
     origin = get_origin(annotation)
     if origin is Literal:
         words = get_args(annotation)
-        if suffix == "Read" and len(words) > 1 and isinstance(words[0], str):
-            return str, tuple(words)
+        if suffix == "Read" and len(words) > 1:
+            return type(words[0]), tuple(str(word) for word in words)
         return annotation, ()
     if origin in (Union, UnionType) and NoneType in get_args(annotation):
         (inner,) = (arg for arg in get_args(annotation) if arg is not NoneType)
