@@ -109,7 +109,6 @@ struct af_rx {
 	uint32_t block_mask;
 	uint32_t block_bytes;
 	uint32_t v3_offset; /* of the next packet in the current block; 0: at its beginning */
-	uint32_t empty;	    /* calls in a row that found nothing */
 	uint8_t *copy;	    /* AF_COPY_FRAMES buffers of AF_COPY_BYTES */
 	struct iovec copy_iov[AF_COPY_FRAMES];
 	size_t ring_bytes;

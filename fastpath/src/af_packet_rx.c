@@ -21,7 +21,6 @@ enum {
 	ETHERNET_MACS_BYTES = 12,
 	VLAN_TAG_BYTES = 4,
 	SLOT_TAKEN = 1,
-	EMPTY_CALLS_MAX = 8, /* then look for an error on the socket */
 };
 
 /* What both ring versions say about a frame. */
@@ -157,28 +156,9 @@ static void commit(struct af_rx *rx)
 static void advance(struct af_rx *rx, uint64_t cursor, bool tagged)
 {
 	rx->cursor = cursor;
-	rx->empty = 0;
 	rx->committed = false;
 	if (tagged)
 		commit(rx);
-}
-
-/*
- * After many empty calls: an interface that went down leaves an error on the socket, and poll
- * returns at once until somebody fetches it.
- */
-static int nothing_received(struct af_rx *rx, struct port_counters *cell)
-{
-	int error = 0;
-	socklen_t len = sizeof(error);
-
-	book_kernel_drops(rx, 0, cell);
-	if (++rx->empty < EMPTY_CALLS_MAX)
-		return 0;
-	rx->empty = 0;
-	if (getsockopt(rx->fd, SOL_SOCKET, SO_ERROR, &error, &len) || !error)
-		return 0;
-	return -ENETDOWN;
 }
 
 /* --- TPACKET_V2 --------------------------------------------------------------------------- */
@@ -485,8 +465,9 @@ int af_rx(struct port_queue *queue, struct frame *batch, unsigned max, struct po
 	if (n)
 		return (int)n;
 	if (rx->cursor == before)
-		return nothing_received(rx, cell);
-	af_rx_done(queue); /* all of them dropped: nobody else gives the slots back */
+		book_kernel_drops(rx, 0, cell);
+	else
+		af_rx_done(queue); /* all of them dropped: nobody else gives the slots back */
 	return 0;
 }
 
@@ -507,9 +488,16 @@ void af_rx_done(struct port_queue *queue)
 	atomic_store_explicit(&rx->journal->released, rx->released, memory_order_release);
 }
 
+/*
+ * An interface that goes down leaves an error on the socket, which would wake poll until somebody
+ * fetched it. Frames come again by themselves when it is up, so nobody has to try now and then.
+ */
 int af_rx_fd(const struct port_queue *queue)
 {
 	const struct af_rx *rx = queue->priv;
+	int error;
+	socklen_t len = sizeof(error);
 
+	getsockopt(rx->fd, SOL_SOCKET, SO_ERROR, &error, &len);
 	return rx->fd;
 }
