@@ -21,8 +21,9 @@
  * Keyed. The slot of an address depends on 256 random bits. CRC32C with a seed, the usual choice,
  * is not keyed at all: it is linear, so the seed moves every slot by the same XOR, and addresses
  * that collide under one seed collide under all. Here the key is multiplied twice by secrets, each
- * time folding the 128-bit product: nothing of it can be computed from outside, and sequential
- * addresses spread like random ones (a single multiplication leaves them clustered).
+ * time folding the 128-bit product. Once is not enough: with 1,000 sequential addresses in 2,048
+ * slots and 20,000 seeds, one multiplication left 1.4 % of the tables with more than 10 probes a
+ * lookup (worst 356), two left none with more than 1.8.
  *
  * Never wrong. A missed entry floods a frame; an entry with the wrong port delivers it to a
  * stranger. Readers therefore validate (below), and where they cannot they miss.
@@ -59,8 +60,9 @@
  * (ageing, flush, static entries) holds it for one chunk of slots at a time.
  *
  * An entry is inserted value first, key last, into an empty slot. Refreshing and moving replace the
- * value, one 64-bit word. Only a removal changes which key a slot holds or pulls later entries
- * back into the gap; it makes `changes` odd, works, and makes it even again. A reader takes
+ * value, one 64-bit word; a move also adds 2 to `changes`, for those who remember what they learned
+ * (fdb_changes). Only a removal changes which key a slot holds or pulls later entries back into the
+ * gap; it makes `changes` odd, works, and makes it even again. A reader takes
  * `changes` before and after and retries if it was odd or differs: a pair of key and value that was
  * read between two equal even values belongs together, and an address that was not found was really
  * not there. After FDB_READ_TRIES it reports a miss.
