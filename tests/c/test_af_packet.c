@@ -2,6 +2,9 @@
  * af_packet, frames: bytes, tags and offload state through both ring versions, order over many
  * turns of the ring, overload and truncation booked exactly, no echo.
  */
+#include <signal.h>
+#include <sys/wait.h>
+
 #include "af_packet_net.h"
 
 static const char *const versions[] = {"2", "3"};
@@ -21,6 +24,11 @@ static bool same_offload(const struct frame_offload *a, const struct frame_offlo
 {
 	return a->flags == b->flags && a->gso_type == b->gso_type && a->gso_size == b->gso_size &&
 	       a->csum_start == b->csum_start && a->csum_offset == b->csum_offset;
+}
+
+static bool frame_unfinished(const struct frame_offload *offload)
+{
+	return (offload->flags & FRAME_CSUM_NEEDED) || offload->gso_type != FRAME_GSO_NONE;
 }
 
 /* sent_frame goes in at p0, out at p1 and arrives at h1 as it was. */
@@ -137,6 +145,57 @@ static void test_offload(const char *version)
 	}
 	end_close(&in);
 	end_close(&out);
+}
+
+/* The device under the port can do nothing: the kernel cuts and sums in its place. */
+static void test_offload_finished(void)
+{
+	struct frame batch[FRAME_BATCH];
+	struct end in, out;
+	uint32_t payload = 0, frames = 0;
+
+	net_run("ethtool -K p1 tx off tso off gso off >/dev/null");
+	end_open(&in, "p0", "2");
+	end_open(&out, "p1", "2");
+	end_attach(&in);
+	end_attach(&out);
+	tcp_make(&sent_frame, 20000, "");
+	CHECK(!host_send(host0, &sent_frame));
+	CHECK(end_receive(&in, batch, FRAME_BATCH, NET_WAIT_MS) == 1);
+	end_send(&out, batch, 1);
+	CHECK(out.report.sent == 1);
+	end_done(&in);
+	for (; payload < 20000 && host_receive(host1, &got_frame, NET_WAIT_MS); frames++) {
+		CHECK(got_frame.len <= 1454 && !frame_unfinished(&got_frame.offload));
+		CHECK(!memcmp(got_frame.data + 54, sent_frame.data + 54 + payload,
+			      got_frame.len - 54));
+		payload += got_frame.len - 54;
+	}
+	CHECK(payload == 20000 && frames == 15); /* of 1,400 bytes */
+	net_run("ethtool -K p1 tx on tso on gso on >/dev/null");
+	end_close(&in);
+	end_close(&out);
+}
+
+/* Between its creation and its binding the socket saw nothing of the busy interface beside. */
+static void test_bind(const char *version)
+{
+	struct frame batch[FRAME_BATCH];
+	struct end end;
+	pid_t child = fork();
+
+	if (!child) {
+		frame_make(&sent_frame, 1, 60, "");
+		for (;;)
+			host_send(host0, &sent_frame);
+	}
+	for (unsigned i = 0; i < 10; i++) {
+		end_open(&end, "p1", version);
+		end_attach(&end);
+		CHECK(!end_receive(&end, batch, FRAME_BATCH, 5));
+		end_close(&end);
+	}
+	CHECK(child > 0 && !kill(child, SIGKILL) && waitpid(child, NULL, 0) == child);
 }
 
 static void test_order(const char *version)
@@ -268,9 +327,11 @@ int main(void)
 		test_offload(versions[v]);
 		test_order(versions[v]);
 		test_overload(versions[v]);
+		test_bind(versions[v]);
 		test_echo(versions[v], true);
 		test_echo(versions[v], false);
 	}
 	test_truncated();
+	test_offload_finished();
 	return check_result();
 }
