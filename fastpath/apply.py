@@ -180,9 +180,15 @@ class Applier:
         self._asked.clear()
 
     def interface_gone(self, ifindex: int) -> None:
-        """The kernel removed an interface: ports on it have to be opened anew."""
+        """An interface left our namespace: ports on it have to be opened anew.
+
+        Not so a TAP device that was given to another namespace: its fd moves its frames still, and
+        its driver says that it is somewhere else (alive, without an index here).
+        """
         for name in self.ports_on(ifindex):
-            self._lose(name)
+            status = self.status(name)
+            if status is None or status.lost or status.ifindex:
+                self._lose(name)
 
     def find_lost(self) -> None:
         """Ask the drivers whether their devices are still there."""

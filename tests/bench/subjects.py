@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support.appliance import Appliance
-from tests.support.topology import Topology, linux_bridge, run, wait_until
+from tests.support.topology import Topology, linux_bridge, run
 
 
 def set_priority(pid: int, nice: int) -> None:
@@ -149,31 +149,13 @@ class Ours:
         try:
             self._stack.enter_context(self._appliance)
             if self.kind == "tap":
-                self._taps()
+                self._appliance.tap_bridge("br0")
             else:
                 self._appliance.bridge("br0", *self.net.switch_ifs)
         except BaseException:
             self._stack.close()
             raise
         return self
-
-    def _taps(self) -> None:
-        self._appliance.put_bridge("br0")
-        for i, host in enumerate(self.net.hosts):
-            run("ip", "-n", host, "link", "delete", self.net.host_ifs[i])
-            name = self.net.host_ifs[i]
-            self._appliance.put_port(f"p{i}", "br0", {"type": "tap", "name": name})
-            wait_until(lambda name=name: self._has_link(name), 10, f"tap {name} exists")  # type: ignore[misc]
-            run("ip", "-n", self.net.switch, "link", "set", name, "netns", host)
-            run("ip", "-n", host, "link", "set", name, "up")
-            address = f"{self.net.addresses[i]}/24"
-            run("ip", "-n", host, "address", "add", address, "dev", name)
-
-    def _has_link(self, name: str) -> bool:
-        return any(
-            line.split()[0].split("@")[0] == name
-            for line in run("ip", "-n", self.net.switch, "-br", "link").splitlines()
-        )
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

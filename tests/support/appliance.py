@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.oracles import PortVlan
-from tests.support.topology import Topology, end_process, wait_until
+from tests.support.topology import Topology, end_process, run, wait_until
 
 PROCESSES = ("keeper", "forwarder", "control")
 
@@ -203,6 +203,24 @@ class Appliance:
         self.wait_ports(*ports)
         return ports
 
+    def tap_bridge(self, name: str) -> list[str]:
+        """A bridge over TAP devices that are made here and given to the topology's hosts, in the
+        place (and under the name) of their veth ends; returns the port names."""
+        self.put_bridge(name)
+        ports = [f"p{i}" for i in range(len(self._net.hosts))]
+        for i, (port, host) in enumerate(zip(ports, self._net.hosts, strict=True)):
+            device = self._net.host_ifs[i]
+            run("ip", "-n", host, "link", "delete", device)
+            self.put_port(port, name, {"type": "tap", "name": device})
+            self.wait_ready(port)
+            run("ip", "-n", self._net.switch, "link", "set", device, "netns", host)
+            run("ip", "-n", host, "link", "set", device, "up")
+            if self._net.addresses:
+                address = f"{self._net.addresses[i]}/24"
+                run("ip", "-n", host, "address", "add", address, "dev", device)
+        self.wait_ports(*ports)
+        return ports
+
     def vlan_bridge(self, name: str, ifnames: list[str], vlans: list[PortVlan]) -> None:
         """A bridge that filters VLANs over af_packet ports, ready to forward."""
         self.put_bridge(name, vlan_filtering=True)
@@ -221,19 +239,23 @@ class Appliance:
 
     def wait_ports(self, *ports: str, timeout_s: float = 15) -> None:
         """Waits until every port is Ready and its link is up."""
-
-        def up(port: str) -> bool:
-            conditions = self.conditions(port)
-            return all(
-                str(conditions.get(kind, {}).get("status")) == "True"
-                for kind in ("Ready", "LinkUp")
-            )
-
         for port in ports:
-            try:
-                wait_until(lambda port=port: up(port), timeout_s, f"port {port} is ready")  # type: ignore[misc]
-            except TimeoutError as error:
-                raise TimeoutError(f"{error}: {self.conditions(port)}") from None
+            self._wait_conditions(port, ("Ready", "LinkUp"), timeout_s)
+
+    def wait_ready(self, *ports: str, timeout_s: float = 15) -> None:
+        """Waits until every port is Ready, its link up or down."""
+        for port in ports:
+            self._wait_conditions(port, ("Ready",), timeout_s)
+
+    def _wait_conditions(self, port: str, kinds: tuple[str, ...], timeout_s: float) -> None:
+        def true() -> bool:
+            conditions = self.conditions(port)
+            return all(str(conditions.get(kind, {}).get("status")) == "True" for kind in kinds)
+
+        try:
+            wait_until(true, timeout_s, f"port {port} is {' and '.join(kinds)}")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: {self.conditions(port)}") from None
 
     def port_stats(self) -> dict[str, dict[str, Any]]:
         return {item["name"]: item for item in self.call("GET", "/stats/ports")["items"]}
