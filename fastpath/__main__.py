@@ -75,6 +75,10 @@ def main() -> int:
     )
     if args.role == "keeper":
         return _keeper(args)
+    from fastpath import rights
+
+    if rights.may(rights.CAP_SYS_NICE):
+        os.nice(rights.NICE_LOADING)  # before the imports: most of the work of a standby
     from fastpath.forwarder import run
 
     return run(args.channel_fd)

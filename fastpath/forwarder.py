@@ -37,7 +37,6 @@ from fastpath.regions import (
 from fastpath.server import Facts, Identity, Server
 
 TICK_S = 1.0
-NICE_WHILE_LOADING = 5
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +47,6 @@ def build() -> str:
         return version("vswitch")
     except PackageNotFoundError:
         return "source"
-
-
-@contextlib.contextmanager
-def niced() -> Iterator[None]:
-    """Load in the background, where the priority can be taken back afterwards."""
-    if not rights.may(rights.CAP_SYS_NICE):
-        yield
-        return
-    before = os.nice(0)
-    os.nice(NICE_WHILE_LOADING)
-    yield
-    os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 class _Inbox:
@@ -84,14 +71,14 @@ def run(channel_fd: int) -> int:
     inbox = _Inbox(keeper)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the keeper's business
     try:
-        with niced():
-            prepare, regions = _prepare(inbox)
-            store = StateStore(regions[STATE])
-            store.load()
-            identity_build = build()
-            wake = _wake()
-            with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
-                comm.write("vswitch-fwd")
+        prepare, regions = _prepare(inbox)
+        store = StateStore(regions[STATE])
+        store.load()
+        identity_build = build()
+        wake = _wake()
+        with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
+            comm.write("vswitch-fwd")
+        rights.take_precedence(rights.NICE)
         native.sandbox_drop(prepare.uid, prepare.gid)
         native.sandbox_enter()
         keeper.send(channel.Ready(os.getpid()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 CAP_CHOWN = 0
 CAP_DAC_OVERRIDE = 1
 CAP_KILL = 5
@@ -11,6 +13,11 @@ CAP_SETPCAP = 8
 CAP_NET_ADMIN = 12
 CAP_NET_RAW = 13
 CAP_SYS_NICE = 23
+
+# Of keeper and forwarder's control thread: they sleep until somebody died or asks.
+NICE = -10
+# Of a forwarder that is being loaded, as far as SYS_NICE lets it return.
+NICE_LOADING = 5
 
 # What a keeper that was started as root goes on with: its job (NET_*), giving the forwarder its
 # user (SET*), ending it (KILL), loading it in the background (SYS_NICE), its own files in
@@ -33,3 +40,14 @@ def may(capability: int) -> bool:
     with open("/proc/self/status") as status:
         effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff"))
     return bool(effective >> capability & 1)
+
+
+def take_precedence(nice: int) -> None:
+    """This thread goes before others, its children and threads do not; nothing where forbidden.
+
+    For the threads that nothing waits for but a takeover: they sleep all the time otherwise.
+    """
+    if may(CAP_SYS_NICE):
+        policy = os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, policy, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, 0, nice)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.fastpath import Client, FastPath, bridge, port
-from tests.support.probes import Generator, Load, Sink, passage, teach
+from tests.support.probes import Generator, Load, Sink, teach
 from tests.support.topology import Topology, wait_until
 
 pytestmark = [
@@ -27,6 +27,7 @@ pytestmark = [
 
 RATE = 10_000
 GAP_MS_MAX = 50.0
+RING_MS = 400.0
 
 
 @pytest.fixture
@@ -56,72 +57,101 @@ def configure(client: Client, net: Topology) -> None:
     assert all(outcome.ok for outcome in ack.outcomes.values()), ack.outcomes
 
 
-def longest_ms(report: dict[str, Any], kills_ns: list[int]) -> list[float]:
-    """For each kill (CLOCK_REALTIME) the longest pause that touches the 250 ms after it."""
-    return [
-        max(
-            (
-                gap["ms"]
-                for gap in report["gaps"]
-                if gap["at_ns"] <= kill + 250e6 and gap["at_ns"] + gap["ms"] * 1e6 >= kill
-            ),
-            default=0.0,
-        )
-        for kill in kills_ns
-    ]
+def pauses_ms(report: dict[str, Any], kills_ns: list[int]) -> tuple[list[float], float]:
+    """For each kill (CLOCK_REALTIME) the longest pause that touches the 250 ms after it; and the
+    longest of all others, which are this machine's own."""
+    at_kills = [0.0] * len(kills_ns)
+    other = 0.0
+    for gap in report["gaps"]:
+        touched = [
+            n
+            for n, kill in enumerate(kills_ns)
+            if gap["at_ns"] <= kill + 250e6 and gap["at_ns"] + gap["ms"] * 1e6 >= kill
+        ]
+        for n in touched:
+            at_kills[n] = max(at_kills[n], gap["ms"])
+        if not touched:
+            other = max(other, gap["ms"])
+    return at_kills, other
 
 
 class Traffic:
     """gen and sink running; result() gives what was lost, and what sink saw."""
 
-    def __init__(self, net: Topology, seconds: float) -> None:
+    def __init__(self, net: Topology, path: FastPath, seconds: float) -> None:
+        self._path = path
+        self._overflowed = self._kernel_drops()
         self.sink = Sink(net, 1, idle_ms=1500, seconds=seconds + 10, gap_ms=5)
         self.gen = Generator(net, 0, Load(rate=RATE, seconds=seconds))
+
+    def _kernel_drops(self) -> int:
+        with self._path.client() as client:
+            return sum(p.kernel_drops for p in client.stats().ports)
 
     @property
     def running(self) -> bool:
         return self.gen.process.poll() is None
 
     def result(self) -> tuple[int, dict[str, Any]]:
+        """Frames that are missing, but for those that the sink itself was too slow for.
+
+        A machine that runs nobody for longer than a ring lasts (0.4 s at this rate) overflows
+        it, kills or not: those are counted by the kernel, and left out too when there was such
+        a pause apart from the kills.
+        """
         sent = self.gen.result()
-        received = self.sink.result()
-        return int(sent["sent"]) - int(received["unique"]), received
+        report = self.sink.result()
+        lost = int(sent["sent"]) - report["unique"] - report["ring_drops"]
+        report["overflowed"] = self._kernel_drops() - self._overflowed
+        return lost, report
 
 
-def undisturbed(net: Topology) -> tuple[int, float]:
-    """Frames lost and the longest pause in ms when nobody is killed."""
-    load = Load(rate=RATE, seconds=3)
-    teach(net, load)
-    twin = passage(net, load)
-    return twin.lost, twin.sink["gap_max_ms"]
+def lost_by_us(lost: int, report: dict[str, Any], machine_ms: float) -> int:
+    return lost - report["overflowed"] if machine_ms > RING_MS * 0.75 else lost
+
+
+def undisturbed_loss(net: Topology, path: FastPath) -> int:
+    """Frames lost when nobody is killed."""
+    teach(net, Load(rate=RATE))
+    lost, report = Traffic(net, path, 3).result()
+    return lost_by_us(lost, report, report["gap_max_ms"])
 
 
 def test_forwarder_killed_twenty_times(net: Topology, path: FastPath) -> None:
-    """In runs of five seconds, as many kills as there are standbys in time."""
+    """In runs of five seconds, as many kills as there are standbys in time; learned addresses
+    stay, and no frame is sent twice."""
     with path.client() as client:
         configure(client, net)
-    usual_loss, usual_gap = undisturbed(net)
+    usual_loss = undisturbed_loss(net, path)
+    with path.client() as client:
+        learned = {(row.mac, row.port) for row in client.fdb("br0")}
+    assert len(learned) == 2
     kills: list[int] = []
-    gaps: list[float] = []
+    pauses: list[float] = []
+    machine = GAP_MS_MAX
     arrived = 0
     while len(kills) < 20:
         path.wait_standby()
-        traffic = Traffic(net, 5)
+        traffic = Traffic(net, path, 5)
         before = len(kills)
         while traffic.running and len(kills) < 20:
             kills.append(time.time_ns())
             path.wait_replaced(path.kill_forwarder())
             path.wait_standby()
         lost, report = traffic.result()
-        assert lost <= usual_loss, f"{lost} lost at {len(kills) - before} kills"
+        at_kills, other = pauses_ms(report, kills[before:])
+        assert lost_by_us(lost, report, other) <= usual_loss, (lost, at_kills, report)
+        assert report["duplicates"] == 0
         arrived += report["unique"]
-        gaps += longest_ms(report, kills[before:])
+        pauses += at_kills
+        machine = max(machine, other)
     with path.client() as client:
         ledger = client.check_ledger()
         stats = client.stats()
         assert client.status().restarts == len(kills)
-    # p99 of twenty is the worst; this machine's own pauses are the twin run's.
-    assert max(gaps) <= max(GAP_MS_MAX, usual_gap), gaps
+        assert {(row.mac, row.port) for row in client.fdb("br0")} == learned
+    # p99 of twenty is the worst.
+    assert max(pauses) <= machine, pauses
     # Counters went on where the killed ones stopped: every frame of every run is in them.
     assert ledger.rx_frames >= arrived
     assert sum(p.tx_frames for p in stats.ports) >= arrived
@@ -130,9 +160,9 @@ def test_forwarder_killed_twenty_times(net: Topology, path: FastPath) -> None:
 def test_keeper_killed_then_forwarder(net: Topology, path: FastPath) -> None:
     with path.client() as client:
         configure(client, net)
-    usual_loss, usual_gap = undisturbed(net)
+    usual_loss = undisturbed_loss(net, path)
     orphan = path.wait_standby()
-    traffic = Traffic(net, 8)
+    traffic = Traffic(net, path, 8)
     forwarder = path.pid("forwarder")
     kills = [time.time_ns()]
     path.kill_keeper()
@@ -154,5 +184,6 @@ def test_keeper_killed_then_forwarder(net: Topology, path: FastPath) -> None:
     with path.client() as client:
         client.check_ledger()
         ports = client.stats().ports
-    assert lost <= usual_loss, (report, ports)
-    assert max(longest_ms(report, kills)) <= max(GAP_MS_MAX, usual_gap)
+    at_kills, other = pauses_ms(report, kills)
+    assert lost_by_us(lost, report, other) <= usual_loss, (lost, at_kills, report, ports)
+    assert max(at_kills) <= max(GAP_MS_MAX, other)
