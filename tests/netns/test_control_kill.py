@@ -18,7 +18,7 @@ from tests.support.probes import Generator, Load, Passage, Sink, passage, teach
 from tests.support.topology import Topology, wait_until
 
 RATE = 50_000
-KILLS = 5
+KILLS = 3
 
 
 def _kernel_drops(switch: Appliance) -> int:
