@@ -33,8 +33,8 @@ CONTROL_ID = 64502
 """uid and gid of the two when root starts them and names nobody else; they need no account."""
 
 STOP_TIMEOUT_S = 10.0
-STEADY_S = 10.0
-"""A child that lived so long has earned an immediate restart."""
+STEADY_S = 2.0
+"""A child that lived so long came up: whatever ended it, the next one starts at once."""
 BACKOFF_S = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 READY_TIMEOUT_S = 30.0
 
