@@ -332,7 +332,7 @@ static void test_takeover(void)
 	rig_close(&rig);
 }
 
-/* Waits as a worker does until `count` frames came; milliseconds it took. */
+/* Waits as a worker does until `count` frames came, or more; milliseconds it took. */
 static uint64_t receive_paced(struct rig *rig, unsigned count)
 {
 	uint64_t start = now_ms();
@@ -341,7 +341,7 @@ static uint64_t receive_paced(struct rig *rig, unsigned count)
 		int got = rig_rx(rig);
 
 		if (got > 0) {
-			count -= (unsigned)got;
+			count -= (unsigned)got < count ? (unsigned)got : count;
 			rig_done(rig);
 		} else {
 			struct pollfd fd = {.fd = rig->port.ops->rx_fd(&rig->port.rxq[0]),
