@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from itertools import islice
 
 from fastpath.native import NativeError
 from fastpath.protocol import Outcome
@@ -33,7 +34,8 @@ def of_error(error: NativeError) -> Outcome:
 class Outcomes:
     """By key; ``notify(kind, object, message)`` is called when one changes.
 
-    Static entries come in thousands: theirs are in the answer to the change, not in events.
+    Static entries come in thousands: theirs are in the answer to the change and in the status,
+    not in events.
     """
 
     def __init__(self, notify: Notify) -> None:
@@ -42,6 +44,11 @@ class Outcomes:
 
     def get(self, key: str) -> Outcome:
         return self._failed.get(key, Outcome())
+
+    def failed(self, prefix: str, most: int) -> dict[str, Outcome]:
+        """At most so many of those whose key begins so."""
+        found = ((key, item) for key, item in self._failed.items() if key.startswith(prefix))
+        return dict(islice(found, most))
 
     def fail(self, key: str, outcome: Outcome) -> None:
         if self._failed.get(key) != outcome:

@@ -283,6 +283,8 @@ class BridgeState(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, tag_field="t", tag="status"):
+    """``statics``: by key, the static entries that are not in force; a bounded number of them."""
+
     id: int
     applied_revision: int
     config_hash: bytes
@@ -291,6 +293,7 @@ class Status(msgspec.Struct, frozen=True, tag_field="t", tag="status"):
     restarts: int
     ports: tuple[PortState, ...]
     bridges: tuple[BridgeState, ...]
+    statics: dict[str, Outcome]
 
 
 class FdbRow(msgspec.Struct, frozen=True):

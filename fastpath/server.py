@@ -305,6 +305,7 @@ class Server:
             restarts=self._identity.restarts,
             ports=report.port_states(self._applier, self._facts.links),
             bridges=report.bridge_states(self._applier),
+            statics=self._applier.outcomes.failed("static/", FAILURES_MAX),
         )
 
     def _chunk(self, client: Client, chunk: Chunk) -> None:

@@ -51,6 +51,8 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _CAP_LAST = 63
 BACKLOG = 128
 KEEP_ALIVE_S = 30
+HEAD_S = 10
+CONNECTIONS_MAX = 256
 STOP_S = 5
 
 
@@ -166,13 +168,32 @@ def _bind_path(path: Path, uid: int, gid: int) -> socket.socket:
 
 
 class PeerProtocol(H11Protocol):
-    """Puts the credentials of a Unix socket's peer into the scope's state."""
+    """Puts the credentials of a Unix socket's peer into the scope's state.
+
+    Connections are bounded in number, and one that sends no whole request head is closed, so that
+    idle ones cannot use up the descriptors that the database and the forwarder need.
+    """
+
+    _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            transport.abort()
+            return
         peer = peer_of(transport.get_extra_info("socket"))
         if peer is not None:
             self.app_state = {**self.app_state, "peer": peer}
+        self._head_timer = self.loop.call_later(HEAD_S, self._close_headless)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def _close_headless(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 def peer_of(sock: Any) -> Peer | None:

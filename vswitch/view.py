@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from fastpath.protocol import BridgeState, Fdb, Outcome, PortState, Stats, Status, Welcome
+from fastpath.protocol import BridgeState, Fdb, PortState, Stats, Status, Welcome
 from vswitch.kinds import Configuration, Key
 
 FRESH_S = 3.5
@@ -30,16 +30,12 @@ class ForwarderError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """``applied``: the configuration in force; None until that is known.
-
-    ``outcomes``: by key of the wire ("port/p1"), only what is not in force.
-    """
+    """``applied``: the configuration in force; None until that is known."""
 
     connected: bool = False
     why: str = "the forwarder has not been reached yet"
     seen_at: float = 0.0
     applied: Configuration | None = None
-    outcomes: Mapping[str, Outcome] = field(default_factory=lambda: MappingProxyType({}))
     welcome: Welcome | None = None
     status: Status | None = None
     ports: Mapping[str, PortState] = field(default_factory=lambda: MappingProxyType({}))

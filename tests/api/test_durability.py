@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,11 +17,17 @@ from typing import Any
 
 import httpx
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection
 
 from fastpath.protocol import WireBridge
 from tests.api.conftest import API, Api
 from tests.support.fake_forwarder import FakeForwarder
 from tests.support.topology import end_process, wait_until
+from vswitch.store import Store
+from vswitch.store.database import engine_for
+from vswitch.store.models import Base
 
 WRITERS = 8
 WRITES = 50
@@ -265,6 +272,74 @@ def test_what_does_not_start_says_why(
     assert result.returncode == 1
     assert sentence in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_tls_beyond_the_unix_socket(process: Process) -> None:
+    """TCP speaks TLS, the Unix socket does not need it; the key is read before rights are gone."""
+    key, cert = process.home / "key.pem", process.home / "cert.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "1", "-subj", "/CN=localhost", "-keyout", str(key)),
+            *("-addext", "subjectAltName=DNS:localhost", "-out", str(cert)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number = probe.getsockname()[1]
+    process.command += ["--listen", f"127.0.0.1:{number}"]
+    process.command += ["--tls-cert", str(cert), "--tls-key", str(key)]
+    process.start()
+    token = (process.home / "data" / "admin.token").read_text().strip()
+    headers = {"Authorization": f"Bearer {token}"}
+    context = ssl.create_default_context(cafile=str(cert))
+    with httpx.Client(verify=context, headers=headers) as client:
+        url = f"https://localhost:{number}{API}/bridges"
+        assert client.get(url).status_code == 200
+        assert client.get(url, headers={"Origin": f"https://localhost:{number}"}).is_success
+        assert client.get(url, headers={"Origin": f"http://localhost:{number}"}).status_code == 403
+    with pytest.raises(httpx.TransportError), httpx.Client() as client:
+        client.get(f"http://localhost:{number}{API}/bridges")
+
+
+def test_idle_connections_are_bounded_and_closed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vswitch.control.CONNECTIONS_MAX", 20)
+    monkeypatch.setattr("vswitch.control.HEAD_S", 0.5)
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", api.port_number)
+        idle = [
+            stack.enter_context(socket.create_connection(address, timeout=10)) for _ in range(40)
+        ]
+        for sock in idle:
+            sock.sendall(b"GET / HTTP/1.1\r\n")
+        assert all(ended(sock) for sock in idle)
+    assert api("GET", "/bridges")["items"] == []
+
+
+def ended(sock: socket.socket) -> bool:
+    """The other side closed without a word."""
+    with contextlib.suppress(ConnectionResetError):
+        return sock.recv(1) == b""
+    return True
+
+
+def test_migrations_lead_to_the_models(tmp_path: Path) -> None:
+    """What the scripts make is what the code expects: nothing is left to migrate."""
+    Store(tmp_path / "x.db").close()
+    engine = engine_for(tmp_path / "x.db", write=False)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+        foreign_keys = connection.exec_driver_sql("PRAGMA foreign_keys").scalar()
+        assert (foreign_keys, *_pragmas(connection)) == (1, "wal", 2)
+    engine.dispose()
+
+
+def _pragmas(connection: Connection) -> tuple[object, object]:
+    journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+    return journal, connection.exec_driver_sql("PRAGMA synchronous").scalar()
 
 
 def test_a_database_that_is_none_is_refused(process: Process) -> None:

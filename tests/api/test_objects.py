@@ -191,6 +191,21 @@ def test_a_refusal_of_the_forwarder_is_a_condition(api: Api) -> None:
     assert after["last_transition"] > ready["last_transition"]
 
 
+def test_a_static_entry_that_is_not_in_force_says_so(api: Api) -> None:
+    api.bridge()
+    api.port("p1")
+    key = "static/br0/02:00:00:00:00:01/0"
+    api.forwarder.outcomes[key] = Outcome("FDB_FULL", "the table is full")
+    path = "/bridges/br0/fdb/02:00:00:00:00:01"
+    made = api("PUT", path, {"spec": {"port": "p1"}}, expect=201)
+    ready = made["status"]["conditions"][0]
+    assert (ready["status"], ready["reason"]) == ("False", "FDB_FULL")
+    del api.forwarder.outcomes[key]
+    wait_until(
+        lambda: api("GET", path)["status"]["conditions"][0]["status"] == "True", 5, "it is in force"
+    )
+
+
 def test_a_write_waits_for_a_device_that_is_being_opened(api: Api) -> None:
     pending = Outcome("PENDING", "the keeper is opening the device")
     api.forwarder.outcomes["port/p1"] = pending

@@ -245,7 +245,8 @@ class FakeForwarder:
             for obj in self.objects.values()
             if isinstance(obj, WireBridge)
         )
-        return Status(number, self.revision, self.hash, 1, True, 0, ports, bridges)
+        statics = {key: self.outcomes[key] for key in self.statics() if key in self.outcomes}
+        return Status(number, self.revision, self.hash, 1, True, 0, ports, bridges, statics)
 
     def _stats(self, number: int) -> Stats:
         queue = QueueStats(0, "w0", -1, 9, 900, 6, 600, {"queue_full": 2}, 3, 1, 1000)

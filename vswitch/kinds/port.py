@@ -63,12 +63,6 @@ class PortSpec(Spec):
         return self
 
 
-class PortQueue(Output):
-    id: int
-    thread: str = Field(description="Name of the worker that serves it.")
-    cpu: int = Field(description="-1: not pinned.")
-
-
 class LastError(Output):
     code: str
     message: str

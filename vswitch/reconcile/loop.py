@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fastpath import protocol
-from fastpath.protocol import Ack, Event, Fdb, Flushed, Outcome, Stats, Status, WireObject
+from fastpath.protocol import Ack, Event, Fdb, Flushed, Stats, Status, WireObject
 from vswitch.kinds import Configuration, Key
 from vswitch.reconcile.client import Client, ClientError, RefusedError
 from vswitch.reconcile.compile import affected, compile_one
@@ -236,16 +236,13 @@ class Loop:
             wanted = self._wanted
             self._touched.clear()
         mirror, objects = full(wanted)
-        outcomes: Mapping[str, Outcome] = {}
         if welcome.config_hash != mirror.hash:
             self._mirror = None
-            outcomes = self._snapshot(client, mirror, objects)
+            self._snapshot(client, mirror, objects)
         self._mirror = mirror
-        self._adopt(outcomes, welcome_of=client)
+        self._adopt(welcome_of=client)
 
-    def _snapshot(
-        self, client: Client, mirror: Mirror, objects: list[WireObject]
-    ) -> Mapping[str, Outcome]:
+    def _snapshot(self, client: Client, mirror: Mirror, objects: list[WireObject]) -> None:
         revision = mirror.configuration.revision
         client.send(protocol.Begin(0, revision, mirror.hash))
         for chunk in protocol.chunks(objects):
@@ -253,7 +250,6 @@ class Loop:
         ack = client.request(protocol.Commit, Ack, APPLY_S)
         self._check_hash(ack, mirror.hash)
         log.info("snapshot of revision %d applied: %d objects", revision, len(objects))
-        return _failures(ack.outcomes)
 
     def _apply(self) -> bool:
         """Bring the forwarder from the mirror to what is wanted now. False: it has it."""
@@ -264,12 +260,8 @@ class Loop:
         if mirror is None or client is None or mirror.configuration.revision == wanted.revision:
             return False
         delta = difference(mirror, wanted, touched)
-        outcomes = dict(self._view.outcomes)
         if delta.upserts or delta.deletes:
-            for name in (*delta.deletes, *(obj.key for obj in delta.upserts)):
-                outcomes.pop(name, None)
-            fresh = self._send(client, mirror, delta, wanted)
-            outcomes = {**outcomes, **fresh} if self._mirror is mirror else dict(fresh)
+            self._send(client, mirror, delta, wanted)
         if self._mirror is mirror:
             for key, item in delta.items.items():
                 if item is None:
@@ -277,12 +269,10 @@ class Loop:
                 else:
                     mirror.items[key] = item
             mirror.hash, mirror.configuration = delta.hash, wanted
-        self._adopt(outcomes)
+        self._adopt()
         return True
 
-    def _send(
-        self, client: Client, mirror: Mirror, delta: Delta, wanted: Configuration
-    ) -> Mapping[str, Outcome]:
+    def _send(self, client: Client, mirror: Mirror, delta: Delta, wanted: Configuration) -> None:
         def make(number: int) -> protocol.Apply:
             return protocol.Apply(
                 number, wanted.revision, mirror.hash, delta.hash, delta.upserts, delta.deletes
@@ -294,21 +284,21 @@ class Loop:
             # It has something else than we thought, or the delta is too long for one message.
             log.warning("delta to revision %d not taken, sending all: %s", wanted.revision, error)
             self._mirror, objects = full(wanted)
-            return self._snapshot(client, self._mirror, objects)
-        self._check_hash(ack, delta.hash)
-        return _failures(ack.outcomes)
+            self._snapshot(client, self._mirror, objects)
+        else:
+            self._check_hash(ack, delta.hash)
 
     @staticmethod
     def _check_hash(ack: Ack, expected: bytes) -> None:
         if ack.hash != expected:
             raise ClientError("the forwarder applied something else than it was sent")
 
-    def _adopt(self, outcomes: Mapping[str, Outcome], welcome_of: Client | None = None) -> None:
+    def _adopt(self, welcome_of: Client | None = None) -> None:
         """The mirror is in force. Published with a status taken after it."""
         mirror, client = self._mirror, self._client
         if mirror is None or client is None:
             return
-        view = replace(self._view, applied=mirror.configuration, outcomes=outcomes)
+        view = replace(self._view, applied=mirror.configuration)
         if welcome_of is not None:
             view = replace(view, welcome=welcome_of.welcome)
         self._publish(self._with_status(client, view))
@@ -331,7 +321,3 @@ class Loop:
             ports={state.name: state for state in status.ports},
             bridges={state.name: state for state in status.bridges},
         )
-
-
-def _failures(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
-    return {name: outcome for name, outcome in outcomes.items() if not outcome.ok}

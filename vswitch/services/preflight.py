@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ _ETHTOOL_GGSO = 0x23
 _ETHTOOL_GFLAGS = 0x25
 _FLAG_LRO = 1 << 15
 _IFF_UP = 1
+_COMMAND = re.compile(r"ethtool -K \S+(?: [a-z-]+ off)+")
 _CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
 _NET_ADMIN_HINT = (
     "systemd: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW; container: --cap-add NET_ADMIN,NET_RAW"
@@ -47,9 +49,16 @@ class Finding:
 def findings(configuration: Configuration, view: View, run_dir: Path) -> list[Finding]:
     found = [*_forwarder(view), *_keeper(run_dir), *_host(configuration, view)]
     for name in sorted(configuration.ports):
-        found += _port(name, configuration.ports[name].spec)
-        found += _forwarders_word(name, view)
+        ours = list(_port(name, configuration.ports[name].spec))
+        known = {finding.code for finding in ours}
+        found += ours
+        found += [word for word in _forwarders_word(name, view) if word.code not in known]
     return found
+
+
+def fixing_commands(text: str) -> str | None:
+    """The ethtool commands that a sentence of the forwarder names, as one line."""
+    return " && ".join(_COMMAND.findall(text)) or None
 
 
 def _forwarder(view: View) -> Iterator[Finding]:
@@ -113,11 +122,12 @@ def _forwarders_word(name: str, view: View) -> Iterator[Finding]:
             state.outcome.code,
             "error",
             f"ports/{name}",
-            state.outcome.message,
-            state.outcome.hint or None,
+            ": ".join(part for part in (state.outcome.message, state.outcome.hint) if part),
         )
     if not state.offloads_ok:
-        yield Finding("OFFLOADS_ENABLED", "warning", f"ports/{name}", state.offloads_message)
+        message = state.offloads_message
+        fix = fixing_commands(message)
+        yield Finding("OFFLOADS_ENABLED", "warning", f"ports/{name}", message, fix)
 
 
 def _port(name: str, spec: PortSpec) -> Iterator[Finding]:

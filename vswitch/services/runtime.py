@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 
 from fastpath.protocol import Fdb, Outcome, PortState, Stats
 from vswitch.kinds import KINDS, Configuration, Key, Stored
+from vswitch.kinds.backends import Veth
 from vswitch.kinds.bridge import BridgeStatus
 from vswitch.kinds.fdb import FdbStatus
-from vswitch.kinds.port import LastError, PortStatus
+from vswitch.kinds.port import LastError, PortSpec, PortStatus
 from vswitch.kinds.resource import Condition
 from vswitch.problems import Problem, fastpath_down, not_found
+from vswitch.services.preflight import fixing_commands
 from vswitch.values import now
 from vswitch.view import PENDING, Forwarder, ForwarderError, View
 
@@ -118,10 +120,11 @@ class Runtime:
             return view.ports[key.name].outcome
         if key.kind == "bridge" and key.name in view.bridges:
             return view.bridges[key.name].outcome
-        if key.kind == "fdb":
+        if key.kind == "fdb" and view.status is not None:
             prefix = f"static/{key.bridge}/{key.name}/"
-            return next((o for name, o in view.outcomes.items() if name.startswith(prefix)), _OK)
-        return view.outcomes.get(f"{key.kind}/{key.name}", _OK)
+            found = view.status.statics.items()
+            return next((outcome for name, outcome in found if name.startswith(prefix)), _OK)
+        return _OK
 
     def _conditions(self, stored: Stored[Any], view: View) -> list[Condition]:
         observed = self.observed_generation(stored, view)
@@ -130,8 +133,9 @@ class Runtime:
         state = view.ports.get(stored.key.name) if stored.key.kind == "port" else None
         facts: dict[str, _Facts] = {"Ready": _ready(stored, view, observed, outcome, state)}
         if stored.key.kind == "port":
-            facts["LinkUp"] = _link(state) if known else _UNKNOWN
-            facts["OffloadsSafe"] = _offloads(state) if known else _UNKNOWN
+            known_state = state if known and outcome.ok else None
+            facts["LinkUp"] = _link(known_state, stored.spec)
+            facts["OffloadsSafe"] = _offloads(known_state)
             facts["PrivilegesOk"] = _privileges(outcome) if known else _UNKNOWN
         return [self._stamped(stored.uid, kind, fact) for kind, fact in facts.items()]
 
@@ -219,13 +223,18 @@ def _ready(
     return ("True", "IN_FORCE", "", "")
 
 
-def _link(state: PortState | None) -> _Facts:
+def _link(state: PortState | None, spec: PortSpec) -> _Facts:
     if state is None:
         return _UNKNOWN
     if state.lost:
         return ("False", "BACKEND_LOST", "The device is gone.", "")
     if not state.link_up:
         hint = f"ip link set {state.device} up" if state.device else ""
+        if isinstance(spec.backend, Veth):
+            # Our own end is up: what is missing is the other one.
+            peer = spec.backend.peer
+            where = f"ip -n {peer.netns}" if peer.netns else "ip"
+            hint = f"{where} link set {peer.name} up"
         return ("False", "LINK_DOWN", "The device is down or has no carrier.", hint)
     return ("True", "LINK_UP", "", "")
 
@@ -235,7 +244,8 @@ def _offloads(state: PortState | None) -> _Facts:
         return _UNKNOWN
     if state.offloads_ok:
         return ("True", "OFFLOADS_SAFE", state.offloads_message, "")
-    return ("False", "OFFLOADS_ENABLED", state.offloads_message, "")
+    hint = fixing_commands(state.offloads_message) or ""
+    return ("False", "OFFLOADS_ENABLED", state.offloads_message, hint)
 
 
 def _privileges(outcome: Outcome) -> _Facts:
