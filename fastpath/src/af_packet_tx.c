@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <string.h>
 #include <time.h>
 
 static int64_t now_ns(void)
@@ -102,23 +103,39 @@ static void send_messages(struct af_tx *tx, struct frame *const *frames, unsigne
 	}
 }
 
-/* Fills one message; returns the vectors used, 0 when there is no room for them. */
+/*
+ * Fills one message; returns the vectors used, 0 when there is no room for them. Where there is
+ * headroom the virtio-net header goes there: a message in one piece is cheaper than one in two.
+ * (It is also where a receive slot has it, so a batch that is taken again reads the same.)
+ */
 static unsigned message_set(struct mmsghdr *message, struct iovec *iov, unsigned room,
 			    struct frame *frame)
 {
-	unsigned n = 1;
+	struct frame_offload *offload = &frame->offload;
+	const struct frame *part = frame;
+	unsigned n = 0;
 
-	for (struct frame *part = frame; part; part = part->next) {
+	/* The kernel makes this much of the frame linear and refuses more than there is. */
+	if (offload->hdr_len > AF_LINEAR_BYTES_MAX)
+		offload->hdr_len = AF_LINEAR_BYTES_MAX;
+	if (offload->hdr_len > frame->frame_len)
+		offload->hdr_len = 0;
+	if (room < 2)
+		return 0;
+	if (frame->headroom >= AF_VNET_BYTES) {
+		uint8_t *start = frame->data - AF_VNET_BYTES;
+
+		memcpy(start, offload, AF_VNET_BYTES);
+		iov[n++] = (struct iovec){.iov_base = start, .iov_len = frame->len + AF_VNET_BYTES};
+		part = frame->next;
+	} else {
+		iov[n++] = (struct iovec){.iov_base = offload, .iov_len = AF_VNET_BYTES};
+	}
+	for (; part; part = part->next) {
 		if (n == room)
 			return 0;
 		iov[n++] = (struct iovec){.iov_base = part->data, .iov_len = part->len};
 	}
-	/* The kernel makes this much of the frame linear and refuses more than there is. */
-	if (frame->offload.hdr_len > AF_LINEAR_BYTES_MAX)
-		frame->offload.hdr_len = AF_LINEAR_BYTES_MAX;
-	if (frame->offload.hdr_len > frame->frame_len)
-		frame->offload.hdr_len = 0;
-	iov[0] = (struct iovec){.iov_base = &frame->offload, .iov_len = AF_VNET_BYTES};
 	*message = (struct mmsghdr){.msg_hdr = {.msg_iov = iov, .msg_iovlen = n}};
 	return n;
 }
