@@ -12,6 +12,12 @@
 
 #include "check.h"
 
+#ifdef __SANITIZE_THREAD__
+enum { SLOW = 1 };
+#else
+enum { SLOW = 0 };
+#endif
+
 struct table {
 	struct fdb *fdb;
 	void *memory;
@@ -198,11 +204,7 @@ static void test_flush(void)
 /* A million addresses from one port: what others hold stays, and the table stays bounded. */
 static void test_storm(uint32_t entries_max)
 {
-#ifdef __SANITIZE_THREAD__
-	const unsigned storm = 100000;
-#else
-	const unsigned storm = 1000000;
-#endif
+	const unsigned storm = SLOW ? 100000 : 1000000;
 	struct table table = table_new(entries_max, 0);
 	struct fdb *fdb = table.fdb;
 	unsigned others = 0, refused = 0;
@@ -267,7 +269,7 @@ static void test_quota(void)
 /* Sequential and random addresses need about as many probes; so do addresses that differ high. */
 static void test_spread(void)
 {
-	enum { ENTRIES = 1 << 16 };
+	enum { ENTRIES = SLOW ? 1 << 13 : 1 << 16 };
 	static const unsigned shifts[] = {16, 24, 36, 4};
 
 	for (unsigned kind = 0; kind < 4; kind++) {
@@ -351,7 +353,7 @@ static void test_damage(void)
 	struct table table = table_new(ENTRIES, 0);
 	uint64_t state = 88172645463325252ull;
 
-	for (unsigned round = 0; round < 500; round++) {
+	for (unsigned round = 0; round < (SLOW ? 100 : 500); round++) {
 		fdb_flush(table.fdb, FDB_ANY, FDB_ANY);
 		for (unsigned n = 0; n < ENTRIES; n++)
 			fdb_learn(table.fdb, key_of(n, 0), (uint16_t)(n % 5), 9);
@@ -413,12 +415,7 @@ static void test_death(void)
  * Address n is only ever learned at ports whose number is congruent to n modulo 16, so a reader
  * that gets another port has seen a key with somebody else's value.
  */
-#ifdef __SANITIZE_THREAD__
-enum { STEPS = 10000 };
-#else
-enum { STEPS = 100000 };
-#endif
-enum { ADDRESSES = 4096, RACE_ENTRIES = 512 };
+enum { STEPS = SLOW ? 10000 : 100000, ADDRESSES = 4096, RACE_ENTRIES = 512 };
 
 struct race {
 	struct fdb *fdb;
