@@ -101,6 +101,11 @@ class Applier:
         return all(asked.deadline <= self._now() for asked in self._asked.values())
 
     @property
+    def asking(self) -> bool:
+        """The keeper owes an answer."""
+        return bool(self._asked)
+
+    @property
     def attached(self) -> Mapping[str, plan.Device]:
         return self._live.ports
 
@@ -155,6 +160,11 @@ class Applier:
         """Go on with what the last forwarder left; call once, before anything else."""
         self.held = held
         self.tables.fds = tables
+        self.reconcile()
+        # Frames flow. Tables that were taken over may hold static entries nobody wants any more.
+        ports = {number: port for port, number in self.port_slots.items()}
+        for name in self.tables.live:
+            self._live.statics |= self.tables.statics(self.bridge_slots[name], name, ports)
         self.reconcile()
 
     def acquired(self, answer: channel.Acquired, fds: list[int]) -> None:
@@ -291,9 +301,6 @@ class Applier:
         name = bridge.name
         slot = self._slot(self.bridge_slots, name, self._limits["bridges_max"], "bridges")
         self.tables.add(slot, bridge)
-        # A table that was taken over may hold static entries that nobody wants any more.
-        ports = {number: port for port, number in self.port_slots.items()}
-        self._live.statics |= self.tables.statics(slot, name, ports)
 
     def _drop_bridge(self, name: str) -> None:
         self.tables.drop(self.bridge_slots[name], name)

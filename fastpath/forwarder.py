@@ -37,6 +37,7 @@ from fastpath.regions import (
 from fastpath.server import Facts, Identity, Server
 
 TICK_S = 1.0
+ANSWERS_S = 0.02  # answers of the keeper are collected this long while more are to come
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +170,9 @@ class Forwarder:
         }
         self._selector = selectors.EpollSelector()
         self._stopping = False
+        self._answers = False
+        self._news = False
+        self._answers_due = 0.0
         limits = prepare.limits
         self._engine = Engine(
             ports_max=limits["ports_max"],
@@ -209,8 +213,11 @@ class Forwarder:
         self._selector.register(wake, selectors.EVENT_READ, lambda _: wake.recv(64))
         next_tick = time.monotonic() + TICK_S
         while not self._stopping:
-            for key, mask in self._selector.select(max(0.0, next_tick - time.monotonic())):
+            due = min(next_tick, self._answers_due) if self._answers else next_tick
+            for key, mask in self._selector.select(max(0.0, due - time.monotonic())):
                 self._guarded(key.data, mask)
+            if self._answers and time.monotonic() >= self._answers_due:
+                self._guarded(lambda _: self._reconcile(), 0)
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_S
                 self._guarded(self._tick, 0)
@@ -266,19 +273,23 @@ class Forwarder:
     def _from_keeper(self, mask: int) -> None:
         if self._keeper is None:
             return
-        answers, news = False, False
         try:
             self._keeper.flush()
             for packet in self._keeper.receive():
                 self._keeper_said(packet)
-                answer = isinstance(packet.message, channel.Acquired)
-                answers, news = answers or answer, news or not answer
         except ChannelClosed:
             self._lose_keeper("it is gone")
         except ChannelError as error:
             self._lose_keeper(str(error))
         self._watch_keeper()
-        if answers or news:
+        if not self._applier.asking:
+            self._reconcile()
+
+    def _reconcile(self) -> None:
+        """What the keeper's answers and news make possible."""
+        if self._answers or self._news:
+            news = self._news
+            self._answers = self._news = False
             self._applier.reconcile(retry=news)
         self._pump()
 
@@ -286,9 +297,14 @@ class Forwarder:
         match packet.message:
             case channel.Acquired() as answer:
                 self._applier.acquired(answer, packet.fds)
+                if not self._answers:
+                    self._answers_due = time.monotonic() + ANSWERS_S
+                self._answers = True
             case channel.Link() as link:
                 self._link(link)
+                self._news = True
             case channel.KeeperFacts(port_types):
+                self._news = True
                 self._facts.port_types = port_types
                 self._facts.keeper_connected = True
                 self._notify("keeper", "system", "a keeper took over")
