@@ -30,6 +30,7 @@ RESERVED_OPTIONS = ("directory",)
 ALWAYS_DENIED = ("lo",)
 
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+_NUMBERED = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,11}%d")  # the kernel says which
 _NETNS = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -100,11 +101,25 @@ class Opener:
                     self._mark(port, options),
                 )
             fds, state = native.port_acquire(driver, port, driver_options)
+            if type == "tap":
+                self._check_given(port, driver_options, fds, state)
         except DeviceError as error:
             raise OpenError(error.code, str(error)) from error
         except native.NativeError as error:
             raise OpenError(_code(error), error.message) from error
         return Bundle(port, type, dict(options), driver, driver_options, state), fds
+
+    def _check_given(
+        self, port: str, options: Mapping[str, str], fds: Sequence[int], state: str
+    ) -> None:
+        """The kernel chose the name of "tap%d": the patterns count for what it chose."""
+        name = dict(pair.split("=", 1) for pair in state.split())["name"]
+        try:
+            self.policy.check(name)
+        except OpenError:
+            native.port_release("tap", port, options, fds, state)
+            close_all(fds)
+            raise
 
     def release(self, bundle: Bundle, fds: Sequence[int]) -> None:
         """Undo ``open`` and close the fds. OpenError when something of ours is left."""
@@ -152,7 +167,7 @@ class Opener:
             # The peer lives in a namespace of its own, where our patterns mean nothing.
             if name == "peer" and options.get("netns"):
                 Policy(allow=("*", *ALWAYS_DENIED)).check(options[name])
-            else:
+            elif type != "tap" or not _NUMBERED.fullmatch(options[name]):
                 self.policy.check(options[name])
         netns = options.get("netns", "")
         if type == VETH and netns and (not _NETNS.fullmatch(netns) or netns in (".", "..")):

@@ -18,6 +18,7 @@ NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,30}$"
 # The group bit is clear: a station's address.
 MAC_PATTERN = r"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$"
 IFNAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,14}$"
+TAP_PATTERN = IFNAME_PATTERN + r"|^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,11}%d$"
 FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
 VLAN_RANGE_PATTERN = r"^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?$"
 VID_MAX = 4094
@@ -31,6 +32,14 @@ InterfaceName = Annotated[
     str,
     StringConstraints(pattern=IFNAME_PATTERN),
     Field(description="A network interface of the host: at most 15 bytes.", examples=["eth0"]),
+]
+TapName = Annotated[
+    str,
+    StringConstraints(pattern=TAP_PATTERN),
+    Field(
+        description="The interface's name, or one that ends in %d for the kernel to number.",
+        examples=["tap0", "tap%d"],
+    ),
 ]
 FileName = Annotated[
     str,

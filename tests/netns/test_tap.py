@@ -206,3 +206,23 @@ def test_the_interface_survives_the_forwarder(net: Topology, path: FastPath) -> 
         5,
         "the interface goes with the port",
     )
+
+
+def test_the_kernel_numbers_the_interface(net: Topology, tmp_path: Path) -> None:
+    """ "vt%d" becomes the first free name; the keeper's patterns count for what it becomes."""
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    denied = ("--deny", "vt1")
+    with FastPath(tmp_path, netns=net.switch, arguments=denied) as path, path.client() as client:
+        numbered = [port(f"p{i}", "tap", "br0", options={"name": "vt%d"}) for i in range(2)]
+        ack = client.apply([bridge("br0"), *numbered])
+        codes = sorted(ack.outcomes[f"port/p{i}"].code for i in range(2))
+        assert codes == ["", "IFACE_DENIED"], ack.outcomes
+        wait_until(
+            lambda: {client.port(f"p{i}").device for i in range(2)} == {"vt0", ""},
+            5,
+            "the status names the interface",
+        )
+        links = run("ip", "-n", net.switch, "-o", "link")
+        assert " vt0:" in links
+        assert " vt1:" not in links

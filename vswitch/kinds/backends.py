@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from typing_extensions import TypeAliasType
 
 from vswitch.kinds.resource import Spec
-from vswitch.values import FileName, InterfaceName
+from vswitch.values import FileName, InterfaceName, TapName
 
 Queues = Annotated[int, Field(ge=1, le=16)]
 
@@ -67,12 +67,18 @@ class Tap(_Backend):
     """A TAP interface that the port makes; the host or a virtual machine is on the other side."""
 
     type: Literal["tap"]
-    name: InterfaceName
+    name: TapName
     queues: Queues = 1
     persistent: bool = Field(False, description="The interface stays when the port goes.")
 
+    @model_validator(mode="after")
+    def _known_again(self) -> Tap:
+        if self.persistent and "%" in self.name:
+            raise ValueError("a persistent TAP needs a name to be found again by, without %d")
+        return self
+
     def devices(self) -> tuple[str, ...]:
-        return (self.name,)
+        return () if "%" in self.name else (self.name,)
 
 
 class VethPeer(Spec):
