@@ -345,3 +345,59 @@ def test_without_root_memory_works_and_devices_say_what_is_missing(home: Path) -
             assert ack.outcomes["port/p2"].code == "PRIVILEGE"
             status = fields(path.pid("forwarder") or 0)
             assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+# --- processes that end or hang -----------------------------------------------------------------
+
+
+def test_a_standby_that_dies_is_replaced(path: FastPath) -> None:
+    first = path.wait_standby()
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: path.standby() not in (None, first), 20, "another standby waits")
+    with path.client() as client:
+        assert client.status().restarts == 0
+
+
+def test_a_forwarder_that_is_told_to_end_is_replaced(path: FastPath) -> None:
+    with path.client() as client:
+        client.apply([bridge("br0"), port("p1", "memory", "br0")])
+    path.wait_standby()
+    old = path.pid("forwarder")
+    assert old is not None
+    os.kill(old, signal.SIGTERM)
+    path.wait_replaced(old)
+    with path.client() as client:
+        client.wait_ready("p1")
+        client.check_ledger()
+
+
+def test_a_keeper_that_hangs_holds_nobody_up(path: FastPath) -> None:
+    keeper = path.pid("keeper")
+    assert keeper is not None
+    with path.client() as client, path.client() as other:
+        client.apply([bridge("br0"), port("p1", "memory", "br0")])
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            ack = client.apply([port("p2", "memory", "br0")])
+            assert ack.outcomes["port/p2"].code == "PENDING"
+            assert other.ping() < 5
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+        client.wait_ready("p1", "p2")
+
+
+def test_a_forwarder_that_hangs_is_named_by_the_next_keeper(path: FastPath) -> None:
+    forwarder = path.pid("forwarder")
+    assert forwarder is not None
+    path.kill_keeper()
+    os.kill(forwarder, signal.SIGSTOP)
+    try:
+        done = subprocess.run(
+            path.command(), capture_output=True, text=True, timeout=30, check=False
+        )
+    finally:
+        os.kill(forwarder, signal.SIGCONT)
+    assert done.returncode == 1
+    assert f"forwarder {forwarder} runs but does not hand over" in done.stderr
+    path.start()
+    assert path.pid("forwarder") == forwarder
