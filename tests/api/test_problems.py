@@ -101,6 +101,8 @@ def test_pointers_lead_to_the_fault(api: Api) -> None:
         ({"backend": {"type": "pcap", "in": "x", "out": "x"}}, "INVALID"),
         ({"backend": {"type": "tap", "name": "sixteen-bytes-xx"}}, "INVALID"),
         ({"backend": {"type": "tap", "name": ".."}}, "INVALID"),
+        ({"backend": {"type": "tap", "name": "t%s"}}, "INVALID"),
+        ({"backend": {"type": "tap", "name": "t%d", "persistent": True}}, "INVALID"),
         (
             {"backend": {"type": "memory"}, "vlan": {"mode": "trunk", "tagged": ["20-10"]}},
             "INVALID",
