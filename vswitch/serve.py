@@ -454,6 +454,9 @@ def prepare(opts: Options) -> None:
             closed = _closed_to(path.resolve(), opts.control) if opts.control else None
         except OSError as error:
             raise ServeError(f"cannot make {error.filename}: {error.strerror}") from error
+        owner = path.stat().st_uid
+        if owner not in {0, os.geteuid(), opts.control.uid if opts.control else 0}:
+            raise ServeError(f"{path} belongs to user {owner}; choose another place")
         if closed is not None and opts.control:
             raise ServeError(
                 f"{closed} is closed to the control plane's user {opts.control.uid}: choose "

@@ -253,3 +253,11 @@ def test_directories_nobody_else_can_reach_are_refused(tmp_path: Path) -> None:
     options = serve.Options((), closed / "data", tmp_path / "run", None, ids)
     with pytest.raises(serve.ServeError, match="is closed to the control plane's user 64000"):
         serve.prepare(options)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a directory of somebody else")
+def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12345)
+    options = serve.Options((), tmp_path, tmp_path, None, None)
+    with pytest.raises(serve.ServeError, match="belongs to user 12345"):
+        serve.prepare(options)
