@@ -3,8 +3,11 @@ the test answers in the keeper's place, when and as it likes."""
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import queue
+import random
 import selectors
 import socket
 import threading
@@ -189,6 +192,61 @@ def test_static_entries_come_move_and_go(client: Client) -> None:
     assert [(row.port, row.static) for row in client.fdb("br0")] == [("p1", True)]
     client.apply(deletes=[f"static/br0/{mac}/0"])
     assert client.fdb("br0") == []
+
+
+def test_random_changes_while_frames_move(forwarder: Forwarder, client: Client) -> None:
+    """Whatever comes and goes, no frame is unaccounted and nothing is left open."""
+    choose = random.Random(choose_seed())
+    gc.collect()  # what other tests left
+    fds = len(os.listdir("/proc/self/fd"))
+    threads = len(os.listdir("/proc/self/task"))
+    for step in range(300):
+        client.apply(*a_change(choose, client))
+        forwarder.call(lambda n=step: put_frames(forwarder, n))
+    client.check_ledger()
+    ledger = client.stats().ledger
+    assert ledger.rx_frames > 0
+    client.snapshot([])
+    assert client.check_ledger().rx_frames == ledger.rx_frames  # departed ports stay in the sums
+    assert len(os.listdir("/proc/self/fd")) <= fds
+    assert len(os.listdir("/proc/self/task")) <= threads
+
+
+def choose_seed() -> int:
+    seed = random.randrange(1 << 32)
+    logging.getLogger(__name__).info("seed %d", seed)  # shown when the test fails
+    return seed
+
+
+def a_change(choose: random.Random, client: Client) -> tuple[list[wire.WireObject], list[str]]:
+    present = sorted(client.objects)
+    deletes = choose.sample(present, min(len(present), choose.choice((0, 0, 1, 2))))
+    upserts: dict[str, wire.WireObject] = {}
+    for _ in range(choose.randint(0, 3)):
+        to = choose.choice(("b0", "b1", None))
+        name = f"p{choose.randrange(5)}"
+        obj: wire.WireObject = choose.choice(
+            (
+                bridge(f"b{choose.randrange(2)}", fdb_entries_max=choose.choice((64, 128))),
+                port(name, "memory", to, polling=choose.choice(("block", "adaptive"))),
+                port(name, "null", to),
+                port(name, "memory", to, admin_up=False),
+                wire.WireStatic("b0", "02:00:00:00:00:01", 0, name),
+            )
+        )
+        if obj.key not in deletes:
+            upserts[obj.key] = obj
+    return list(upserts.values()), deletes
+
+
+def put_frames(forwarder: Forwarder, seed: int) -> None:
+    for name, (type, _) in forwarder.applier.attached.items():
+        if type == "memory":
+            slot = forwarder.applier.port_slots[name]
+            for n in range(20):
+                forwarder.engine.memory_put(slot, frame((seed + n) % 7, n % 5))
+            while forwarder.engine.memory_take(slot) is not None:
+                pass
 
 
 # --- outcomes -----------------------------------------------------------------------------------
