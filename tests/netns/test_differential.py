@@ -19,13 +19,21 @@ import pytest
 from tests.support.appliance import Appliance
 from tests.support.compare import Delivery, Difference, Outcome, compare, deliver
 from tests.support.corpus import Batch, Corpus, Sent
-from tests.support.oracles import LinuxBridge, OpenVSwitch, PortVlan
+from tests.support.oracles import LinuxBridge, OpenVSwitch, PortRules, PortVlan
 from tests.support.topology import Topology
 
 FRAMES = 100_000
 PORTS = 4
 SEED = 20261121
 
+# Two ports that never speak to each other, one that gets no flooded frames, one that does not
+# learn.
+RULES = [
+    PortRules(isolated=True),
+    PortRules(isolated=True),
+    PortRules(flood=False),
+    PortRules(learning=False),
+]
 # Access in two VLANs, a trunk of both and a third, a trunk with an untagged VLAN of its own.
 PLAIN_VLANS = [
     PortVlan("access", 10),
@@ -126,18 +134,24 @@ TUNNEL_DIFFERENCES = [
 ]
 
 
-def _ours(batches: list[Batch], vlans: list[PortVlan] | None) -> list[Delivery]:
+def _ours(
+    batches: list[Batch],
+    vlans: list[PortVlan] | None = None,
+    rules: list[PortRules] | None = None,
+) -> list[Delivery]:
     """Deliveries of the whole appliance, af_packet ports; its ledger balances and names what it
     dropped."""
     with (
         Topology(PORTS, mtu=2000, addresses=False) as net,
         Appliance(net, net.switch) as switch,
     ):
-        if vlans is None:
-            switch.bridge("br0", *net.switch_ifs)
-        else:
+        if vlans is not None:
             switch.vlan_bridge("br0", net.switch_ifs, vlans)
-        deliveries = deliver(net, switch, batches, vlans)
+        elif rules is not None:
+            switch.rules_bridge("br0", net.switch_ifs, rules)
+        else:
+            switch.bridge("br0", *net.switch_ifs)
+        deliveries = deliver(net, switch, batches, vlans, rules)
         ledger = switch.check_ledger()
         assert ledger["rx_frames"] >= sum(len(batch.frames) for batch in batches) - _short(batches)
         return deliveries
@@ -158,11 +172,14 @@ def _judge(outcome: Outcome, differences: list[Difference]) -> None:
 
 
 @pytest.mark.root
-def test_linux_bridge() -> None:
+@pytest.mark.parametrize(
+    "rules", [pytest.param(None, id="plain"), pytest.param(RULES, id="port-rules")]
+)
+def test_linux_bridge(rules: list[PortRules] | None) -> None:
     batches = list(Corpus(SEED, ports=PORTS).batches(FRAMES))
-    ours = _ours(batches, None)
-    with Topology(PORTS, mtu=2000, addresses=False) as net, LinuxBridge(net) as bridge:
-        theirs = deliver(net, bridge, batches, None)
+    ours = _ours(batches, rules=rules)
+    with Topology(PORTS, mtu=2000, addresses=False) as net, LinuxBridge(net, rules) as bridge:
+        theirs = deliver(net, bridge, batches, rules=rules)
     _judge(compare(batches, ours, theirs, BRIDGE_DIFFERENCES), BRIDGE_DIFFERENCES)
 
 

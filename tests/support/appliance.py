@@ -24,7 +24,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from tests.support.oracles import PortVlan
+from tests.support.oracles import PortRules, PortVlan
 from tests.support.topology import Topology, end_process, run, wait_until
 
 PROCESSES = ("keeper", "forwarder", "control")
@@ -202,6 +202,20 @@ class Appliance:
             self.put_port(port, name, {"type": "af_packet", "ifname": ifname}, **spec)
         self.wait_ports(*ports)
         return ports
+
+    def rules_bridge(self, name: str, ifnames: list[str], rules: list[PortRules]) -> None:
+        """A bridge over af_packet ports with rules, ready to forward."""
+        self.put_bridge(name)
+        for i, (ifname, rule) in enumerate(zip(ifnames, rules, strict=True)):
+            self.put_port(
+                f"p{i}",
+                name,
+                {"type": "af_packet", "ifname": ifname},
+                flood=rule.flood,
+                learning=rule.learning,
+                isolation_group=1 if rule.isolated else 0,
+            )
+        self.wait_ports(*(f"p{i}" for i in range(len(ifnames))))
 
     def tap_bridge(self, name: str) -> list[str]:
         """A bridge over TAP devices that are made here and given to the topology's hosts, in the

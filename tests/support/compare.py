@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tests.support.corpus import BROADCAST, TPID_C, Batch, Sent, serial_of, tag
-from tests.support.oracles import PortVlan, Switch
+from tests.support.oracles import PortRules, PortVlan, Switch
 from tests.support.topology import Topology
-from tests.support.wire import Wire
+from tests.support.wire import END_MARK, Wire
 
 Delivery = list[list[bytes]]  # by host
 
@@ -49,10 +49,21 @@ class Outcome:
 
 
 def deliver(
-    net: Topology, switch: Switch, batches: Sequence[Batch], vlans: Sequence[PortVlan] | None
+    net: Topology,
+    switch: Switch,
+    batches: Sequence[Batch],
+    vlans: Sequence[PortVlan] | None = None,
+    rules: Sequence[PortRules] | None = None,
 ) -> list[Delivery]:
-    """Sends all batches through a running switch; one delivery for each batch."""
-    marks = [end_marks(port, len(net.hosts), vlans) for port in range(len(net.hosts))]
+    """Sends all batches through a running switch; one delivery for each batch.
+
+    vlans or rules, if any, are what the switch's ports were given: they tell who can be reached.
+    """
+    ports = range(len(net.hosts))
+    if vlans is not None:
+        marks = [vlan_marks(port, vlans) for port in ports]
+    else:
+        marks = [marks_to_each(port, rules or [PortRules()] * len(ports)) for port in ports]
     result = []
     with Wire(net) as wire:
         _reach(wire, marks)
@@ -74,52 +85,56 @@ def deliver(
     return result
 
 
-def end_marks(
-    port: int, ports: int, vlans: Sequence[PortVlan] | None
-) -> list[tuple[bytes, frozenset[int]]]:
+def vlan_marks(port: int, vlans: Sequence[PortVlan]) -> list[tuple[bytes, frozenset[int]]]:
     """Broadcasts from one port that together reach every port that any of its frames can reach:
-    one without VLANs, else one for each VLAN that the port shares with another port."""
-    source = bytes([2, 0, 0xFF, 0, 0, port])
-    if vlans is None:
-        ways = [(0, b"", frozenset(range(ports)) - {port})]
-    else:
-        mine = vlans[port]
-        ways = []
-        for vid in sorted(mine.vlans()):
-            others = frozenset(
-                i for i, vlan in enumerate(vlans) if i != port and vid in vlan.vlans()
-            )
-            untagged = mine.mode != "trunk" and vid == mine.pvid
-            if others:
-                ways.append((vid, b"" if untagged else tag(TPID_C, vid), others))
+    one for each VLAN that the port shares with another port."""
+    mine = vlans[port]
+    marks = []
+    for vid in sorted(mine.vlans()):
+        others = frozenset(i for i, vlan in enumerate(vlans) if i != port and vid in vlan.vlans())
+        untagged = mine.mode != "trunk" and vid == mine.pvid
+        if others:
+            tags = b"" if untagged else tag(TPID_C, vid)
+            marks.append((_mark(BROADCAST, port, vid, tags), others))
+    return marks
+
+
+def marks_to_each(port: int, rules: Sequence[PortRules]) -> list[tuple[bytes, frozenset[int]]]:
+    """Unicast frames from one port to every other that it may speak to: a port may be spared
+    flooded frames, but not what is for a host behind it."""
     return [
-        (
-            BROADCAST
-            + source
-            + tags
-            + b"\x88\xb5"
-            + bytes(30)
-            + b"the end."
-            + bytes([port, 0])
-            + vid.to_bytes(2, "big")
-            + bytes(4),
-            hosts,
-        )
-        for vid, tags, hosts in ways
+        (_mark(_mark_source(other), port, other), frozenset({other}))
+        for other, rule in enumerate(rules)
+        if other != port and not (rule.isolated and rules[port].isolated)
     ]
 
 
+def _mark_source(port: int) -> bytes:
+    return bytes([2, 0, 0xFF, 0, 0, port])
+
+
+def _mark(destination: bytes, port: int, number: int, tags: bytes = b"") -> bytes:
+    """The last 16 bytes are different in every mark; deliver() replaces the last 4."""
+    identity = bytes([port, 0]) + number.to_bytes(2, "big") + bytes(4)
+    return destination + _mark_source(port) + tags + b"\x88\xb5" + bytes(30) + END_MARK + identity
+
+
 def _reach(wire: Wire, marks: Sequence[Sequence[tuple[bytes, frozenset[int]]]]) -> None:
-    """Waits until the switch forwards between all ports: some take a moment to start."""
+    """Waits until the switch forwards between all ports: some take a moment to start.
+
+    Every port speaks first, so that it can be reached where it gets no flooded frames.
+    """
     deadline = time.monotonic() + 15
-    for port, ends in enumerate(marks):
-        while True:
-            try:
-                wire.exchange(port, (), ends)
-                break
-            except TimeoutError:
-                if time.monotonic() > deadline:
-                    raise
+    while True:
+        for port in range(len(marks)):
+            wire.exchange(port, [_mark(BROADCAST, port, 0xFFFF)], [])
+        try:
+            for port, ends in enumerate(marks):
+                wire.exchange(port, [], ends)
+            break
+        except TimeoutError:
+            if time.monotonic() > deadline:
+                raise
     wire.receive()
 
 

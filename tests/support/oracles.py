@@ -37,6 +37,16 @@ class PortVlan:
         return own | (set(self.tagged) if self.mode in ("trunk", "native") else set())
 
 
+@dataclass(frozen=True)
+class PortRules:
+    """What a port does besides VLANs: gets flooded frames, learns, never speaks to the other
+    isolated ports."""
+
+    flood: bool = True
+    learning: bool = True
+    isolated: bool = False
+
+
 class Switch(Protocol):
     """A running switch, ours or another."""
 
@@ -50,12 +60,22 @@ class LinuxBridge:
 
     name = "linux-bridge"
 
-    def __init__(self, net: Topology) -> None:
+    def __init__(self, net: Topology, rules: Sequence[PortRules] | None = None) -> None:
         self._net = net
+        self._rules = rules or [PortRules()] * len(net.hosts)
         self._bridge = contextlib.ExitStack()
 
     def __enter__(self) -> LinuxBridge:
         self._bridge.enter_context(linux_bridge(self._net))
+        for ifname, rules in zip(self._net.switch_ifs, self._rules, strict=True):
+            flood, learning, isolated = (
+                "on" if value else "off" for value in (rules.flood, rules.learning, rules.isolated)
+            )
+            run(
+                *("bridge", "-n", self._net.switch, "link", "set", "dev", ifname),
+                *("flood", flood, "mcast_flood", flood, "bcast_flood", flood),
+                *("learning", learning, "isolated", isolated),
+            )
         return self
 
     def __exit__(self, *_: object) -> None:

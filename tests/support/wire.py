@@ -33,6 +33,8 @@ _TP_STATUS_VLAN_TPID_VALID = 1 << 6
 _AUXDATA = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, vlan_tci, vlan_tpid
 _AUX_SPACE = socket.CMSG_SPACE(_AUXDATA.size)
 
+END_MARK = b"the end."
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -128,8 +130,9 @@ class Wire:
         """Sends frames from one host and returns what every host received, in order.
 
         ends are (frame, hosts): frames sent last, each of which must reach those hosts. A switch
-        that keeps order has then delivered everything before it too. Their last 16 bytes tell
-        them from other frames; they are not returned. TimeoutError after 5 s.
+        that keeps order has then delivered everything before it too. Their last 16 bytes are
+        END_MARK and what tells one from the other; they are not returned, late copies of earlier
+        ones neither. TimeoutError after 5 s.
         """
         port = self.ports[source]
         for frame in frames:
@@ -138,13 +141,12 @@ class Wire:
         for frame, hosts in ends:
             waiting |= {(host, frame[-16:]) for host in hosts}
             port.send(frame)
-        marks = {frame[-16:] for frame, _ in ends}
         received: list[list[bytes]] = [[] for _ in self.ports]
         deadline = time.monotonic() + 5
         while True:
             for host, got in enumerate(self.receive()):
                 for frame in got:
-                    if frame[-16:] in marks:
+                    if frame[-16:-8] == END_MARK:
                         waiting.discard((host, frame[-16:]))
                     else:
                         received[host].append(frame)
