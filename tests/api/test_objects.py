@@ -42,7 +42,7 @@ def test_the_first_calls_of_everybody(api: Api) -> None:
             {"type": "null", "generate": {"frames_per_s": 10, "bytes": 64, "macs": 3}},
             {"generate_frames_per_s": "10", "generate_bytes": "64", "generate_macs": "3"},
         ),
-        ({"type": "pcap", "in": "a.pcap", "out": "b"}, {"in": "a.pcap", "out": "b"}),
+        ({"type": "pcap", "in": "a.pcap", "out": "b"}, {"in": "a.pcap", "out": "b", "loop": "0"}),
         (
             {"type": "veth", "name": "v0", "peer": {"name": "v1", "netns": "blue"}},
             {"name": "v0", "peer": "v1", "netns": "blue"},

@@ -17,16 +17,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastpath.native import (
-    Counters,
     Engine,
     NativeError,
     PlacedBridge,
     PlacedPort,
-    PortStatus,
     port_acquire,
     port_release,
 )
 from fastpath.protocol import WirePort
+from fastpath.readings import Counters, PortStatus
 from tests.support.fastpath import bridge, port
 from tests.support.topology import wait_until
 

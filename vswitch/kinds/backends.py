@@ -136,11 +136,15 @@ class Pcap(_Backend):
     """Frames from a file, frames into a file."""
 
     type: Literal["pcap"]
-    in_: FileName | None = Field(None, alias="in", description="File that is replayed once.")
+    in_: FileName | None = Field(None, alias="in", description="File that is replayed.")
     out: FileName | None = Field(None, description="File that is written.")
     rate: int | None = Field(
-        None, ge=1, le=100_000_000, description="Frames a second; null: as fast as possible."
+        None,
+        ge=0,
+        le=100_000_000,
+        description="Frames a second; 0: as fast as they are taken; null: with the recorded gaps.",
     )
+    loop: bool = Field(False, description="Begin again at the file's end.")
 
     @model_validator(mode="after")
     def _some_file(self) -> Pcap:
