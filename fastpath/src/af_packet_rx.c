@@ -11,11 +11,9 @@
  */
 #include "af_packet.h"
 
-#include <errno.h>
 #include <linux/if_ether.h>
 #include <netinet/in.h>
 #include <string.h>
-#include <sys/uio.h>
 
 enum {
 	ETHERNET_MACS_BYTES = 12,
