@@ -45,11 +45,10 @@ static inline uint64_t key_mac(uint64_t key)
 
 static inline void list_add(struct bridge_lists *lists, uint16_t port, struct frame *frame)
 {
-	struct bridge_list *list = &lists->by_port[port];
-	unsigned count = list->count;
+	unsigned count = lists->counts[port];
 
-	list->frames[count] = frame;
-	list->count = (uint16_t)(count + 1);
+	lists->frames[port][count] = frame;
+	lists->counts[port] = (uint16_t)(count + 1);
 	if (__builtin_expect(!count, 0))
 		lists->active[lists->active_count++] = port;
 }

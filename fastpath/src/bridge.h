@@ -60,13 +60,9 @@ struct bridge_tables {
 };
 
 /* Frames by destination. `active` lists the destinations whose count is not 0. */
-struct bridge_list {
-	uint16_t count;
-	struct frame *frames[FRAME_BATCH];
-};
-
 struct bridge_lists {
-	struct bridge_list *by_port; /* ports_max of them */
+	uint16_t *counts;		      /* by port id */
+	struct frame *(*frames)[FRAME_BATCH]; /* by port id */
 	uint16_t *active;
 	unsigned active_count;
 };

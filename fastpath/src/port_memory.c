@@ -312,23 +312,21 @@ static inline uint8_t *buffer_at(uint8_t *buffers, uint32_t buf_idx)
 	return buffers + (size_t)buf_idx * MEMORY_BUFFER_BYTES;
 }
 
-/* A driver's view of one slot, loaded once and checked. */
-static inline bool rx_slot(struct memory_rx *rx, uint32_t at, struct frame *frame, bool *more)
+/* The switch's view of one slot, loaded once and checked; `odd` are flags that ask for more. */
+static inline bool rx_slot(struct memory_rx *rx, uint32_t at, struct frame *frame, uint16_t *odd)
 {
 	struct netmap_slot *slot = &rx->ring->slot[at];
 	uint32_t buf_idx = slot->buf_idx;
 	uint16_t len = slot->len;
-	uint16_t flags = slot->flags;
 
+	*odd = slot->flags & (NS_MOREFRAG | NS_NO_LEARN);
 	*frame = (struct frame){
 	    .data = buffer_at(rx->buffers, buf_idx),
 	    .slot = slot,
 	    .len = len,
 	    .frame_len = len,
 	    .pool = MEMORY_POOL,
-	    .flags = flags & NS_NO_LEARN ? FRAME_NO_LEARN : 0,
 	};
-	*more = flags & NS_MOREFRAG;
 	return len <= MEMORY_BUFFER_BYTES && buf_idx < MEMORY_BUFFERS_MAX;
 }
 
@@ -357,16 +355,16 @@ static uint32_t rx_chain(struct memory_rx *rx, uint32_t at, uint32_t tail, struc
 			 struct frame *fragment, bool *sound)
 {
 	struct frame *last = first;
+	uint16_t odd = NS_MOREFRAG;
 	unsigned count = 1;
-	bool more = true;
 
-	while (more) {
+	while (odd & NS_MOREFRAG) {
 		at = ring_next(rx->ring, at);
 		if (at == tail || count == FRAME_FRAGS_MAX) {
 			*sound = false;
 			return at;
 		}
-		*sound &= rx_slot(rx, at, fragment, &more);
+		*sound &= rx_slot(rx, at, fragment, &odd);
 		first->frame_len += fragment->len;
 		last->next = fragment;
 		last = fragment++;
@@ -386,45 +384,58 @@ static void memory_rx_done(struct port_queue *queue)
 	atomic_store(shared(&rx->ring->head), rx->taken);
 }
 
+/*
+ * The long way of a frame that is not one plain slot: a chain, one with a virtio-net header, or a
+ * bad one, which is booked and returned as false. *at moves behind it.
+ */
+static bool rx_odd(struct memory_rx *rx, uint32_t *at, uint32_t tail, struct frame *frame,
+		   struct frame **fragment, uint16_t odd, bool sound, struct port_counters *cell)
+{
+	uint32_t next = slot_next(*at, rx->slots);
+
+	if (odd & NS_NO_LEARN)
+		frame->flags |= FRAME_NO_LEARN;
+	if (odd & NS_MOREFRAG) {
+		next = rx_chain(rx, *at, tail, frame, *fragment, &sound);
+		for (const struct frame *f = frame->next; f; f = f->next)
+			++*fragment;
+	}
+	*at = next;
+	if (sound && (!rx->vnet_bytes || rx_vnet(rx, frame)))
+		return true;
+	counter_add(&cell->rx_frames, 1);
+	counter_add(&cell->rx_bytes, frame->frame_len);
+	counter_add(&cell->rx_drops[DROP_MALFORMED], 1);
+	return false;
+}
+
 static int memory_rx(struct port_queue *queue, struct frame *batch, unsigned max,
 		     struct port_counters *cell)
 {
 	struct memory_rx *rx = queue->priv;
 	uint32_t at = rx->head;
 	uint32_t tail = atomic_load(shared(&rx->ring->tail));
-	uint32_t slots = rx->slots;
-	struct frame *fragment = rx->fragments;
-	unsigned count = 0;
+	uint32_t slots = rx->slots, vnet_bytes = rx->vnet_bytes;
+	struct frame *fragment = rx->fragments, *frame = batch, *end = batch + max;
 
 	if (at == tail)
 		tail = rx_tail_when_empty(rx);
-	while (at != tail && count < max) {
-		struct frame *frame = &batch[count];
-		bool more;
-		bool sound = rx_slot(rx, at, frame, &more);
-		uint32_t next = slot_next(at, slots);
+	while (at != tail && frame != end) {
+		uint16_t odd;
+		bool sound = rx_slot(rx, at, frame, &odd);
 
 		__builtin_prefetch(frame->data);
-		if (__builtin_expect(more, 0)) {
-			next = rx_chain(rx, at, tail, frame, fragment, &sound);
-			for (const struct frame *f = frame->next; f; f = f->next)
-				fragment++;
-		}
-		at = next;
-		if (rx->vnet_bytes)
-			sound = sound && rx_vnet(rx, frame);
-		if (__builtin_expect(sound, 1)) {
-			count++;
+		if (__builtin_expect(sound && !odd && !vnet_bytes, 1)) {
+			at = slot_next(at, slots);
+			frame++;
 		} else {
-			counter_add(&cell->rx_frames, 1);
-			counter_add(&cell->rx_bytes, frame->frame_len);
-			counter_add(&cell->rx_drops[DROP_MALFORMED], 1);
+			frame += rx_odd(rx, &at, tail, frame, &fragment, odd, sound, cell);
 		}
 	}
 	rx->taken = at;
-	if (!count && at != rx->head)
+	if (frame == batch && at != rx->head)
 		memory_rx_done(queue); /* nothing for the caller to give back */
-	return (int)count;
+	return (int)(frame - batch);
 }
 
 static int memory_rx_fd(const struct port_queue *queue)
@@ -447,11 +458,14 @@ static inline void slot_swap(struct netmap_slot *to, struct netmap_slot *from)
 	from->flags |= NS_BUF_CHANGED;
 }
 
-/* May this frame's buffer change hands as it is? Only whole, unshared, unshifted buffers. */
-static inline bool tx_may_swap(const struct memory_tx *tx, const struct frame *frame)
+/*
+ * May this frame's buffer change hands as it is? Only a whole, unshared one that still begins
+ * where its buffer begins: an edit in place would have left it headroom.
+ */
+static inline bool tx_may_swap(const struct frame *frame)
 {
-	return frame->pool == MEMORY_POOL && !(frame->flags & FRAME_SHARED) && !frame->next &&
-	       !tx->vnet_bytes && frame->data == buffer_at(tx->buffers, frame->slot->buf_idx);
+	return frame->pool == MEMORY_POOL && !frame->headroom && !(frame->flags & FRAME_SHARED) &&
+	       !frame->next;
 }
 
 /* Copies header and fragments into slots from `at` on; returns the slot behind the frame. */
@@ -503,7 +517,7 @@ static void memory_tx(struct port_queue *queue, struct frame *const *frames, uns
 	struct memory_tx *tx = queue->priv;
 	uint32_t at = tx->head;
 	uint32_t tail = atomic_load_explicit(shared(&tx->ring->tail), memory_order_acquire);
-	uint32_t slots = tx->slots;
+	uint32_t slots = tx->slots, vnet_bytes = tx->vnet_bytes;
 	uint32_t space = ring_space(at, tail, slots);
 	uint32_t sent = 0;
 	uint64_t bytes = 0;
@@ -512,7 +526,7 @@ static void memory_tx(struct port_queue *queue, struct frame *const *frames, uns
 		const struct frame *frame = frames[i];
 		uint32_t need = 1;
 
-		if (__builtin_expect(tx_may_swap(tx, frame) && space, 1)) {
+		if (__builtin_expect(tx_may_swap(frame) && space && !vnet_bytes, 1)) {
 			struct netmap_slot *slot = &tx->ring->slot[at];
 
 			slot_swap(slot, frame->slot);

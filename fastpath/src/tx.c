@@ -244,29 +244,32 @@ static bool tx_fits(struct way_out *out, const struct frame *frame)
 /* --- a batch for one destination ---------------------------------------------------------------
  */
 
-/* Nothing has to be done to the frame: the usual case. */
-static inline bool tx_plain(const struct way_out *out, const struct frame *frame)
+/* How many frames from the first on need nothing done to them: nearly always all. */
+static unsigned tx_plain(const struct way_out *out, struct frame *const *frames, unsigned count)
 {
-	if (out->vlan && vlan_out(out->vlan, frame) != VLAN_EDIT_NONE)
-		return false;
-	if (out->mtu && frame->frame_len > out->mtu + frame->l3_offset)
-		return false;
-	return !frame->next && !frame_has_offload(frame);
+	const struct vlan_port *vlan = out->vlan;
+	uint32_t mtu = out->mtu ? out->mtu : UINT32_MAX - UINT8_MAX;
+
+	for (unsigned i = 0; i < count; i++) {
+		const struct frame *frame = frames[i];
+
+		if (frame->next || frame_has_offload(frame) ||
+		    frame->frame_len > mtu + frame->l3_offset ||
+		    (vlan && vlan_out(vlan, frame) != VLAN_EDIT_NONE))
+			return i;
+	}
+	return count;
 }
 
-static void tx_destination(struct way_out *out, struct bridge_list *list)
+static void tx_destination(struct way_out *out, struct frame *const *frames, unsigned count)
 {
-	unsigned i = 0;
-
-	while (i < list->count && tx_plain(out, list->frames[i]))
-		i++;
-	if (i == list->count) {
-		tx_send(out, list->frames, list->count);
+	if (tx_plain(out, frames, count) == count) {
+		tx_send(out, frames, count);
 		return;
 	}
 	out->tx->edit_count = 0;
-	for (i = 0; i < list->count; i++) {
-		struct frame *frame = list->frames[i];
+	for (unsigned i = 0; i < count; i++) {
+		struct frame *frame = frames[i];
 		uint32_t missing;
 
 		if (out->vlan)
@@ -309,8 +312,8 @@ void tx_flush(struct tx *tx, const struct tx_port *ports, const struct bridge_po
 
 		if (to->offload_policy == OFFLOAD_COMPLETE)
 			out.caps &= PORT_CAP_FRAGS;
-		tx_destination(&out, &lists->by_port[id]);
-		lists->by_port[id].count = 0;
+		tx_destination(&out, lists->frames[id], lists->counts[id]);
+		lists->counts[id] = 0;
 	}
 	lists->active_count = 0;
 }

@@ -258,12 +258,14 @@ int worker_create(const struct worker_params *params, bool thread, struct worker
 	worker->counters = stats_worker(params->stats, params->row);
 	worker->tx.stats = params->stats;
 	worker->tx.row = worker->tx.ordinal = params->row;
-	worker->work.lists.by_port = calloc(params->ports_max, sizeof(*worker->work.lists.by_port));
+	worker->work.lists.counts = calloc(params->ports_max, sizeof(*worker->work.lists.counts));
+	worker->work.lists.frames = calloc(params->ports_max, sizeof(*worker->work.lists.frames));
 	worker->work.lists.active = calloc(params->ports_max, sizeof(*worker->work.lists.active));
 	worker->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (worker->wake_fd < 0)
 		status = errno;
-	if (!worker->work.lists.by_port || !worker->work.lists.active || worker->wake_fd < 0) {
+	if (!worker->work.lists.counts || !worker->work.lists.frames ||
+	    !worker->work.lists.active || worker->wake_fd < 0) {
 		error_set(err, status, "%s: no memory or descriptor for a worker",
 			  params->port->name);
 		goto failed;
@@ -284,7 +286,8 @@ no_thread:
 failed:
 	if (worker->wake_fd >= 0)
 		close(worker->wake_fd);
-	free(worker->work.lists.by_port);
+	free(worker->work.lists.counts);
+	free(worker->work.lists.frames);
 	free(worker->work.lists.active);
 	free(worker);
 	return -status;
@@ -318,7 +321,8 @@ void worker_destroy(struct worker *worker)
 	worker_stop(worker);
 	snapshot_reader_remove(worker->domain, &worker->reader);
 	close(worker->wake_fd);
-	free(worker->work.lists.by_port);
+	free(worker->work.lists.counts);
+	free(worker->work.lists.frames);
 	free(worker->work.lists.active);
 	free(worker);
 }

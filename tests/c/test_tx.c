@@ -55,9 +55,10 @@ static struct port port;
 static pthread_mutex_t locks[PORT_QUEUES_MAX];
 static struct tx_port tx_ports[PORTS];
 static struct bridge_port bridge_ports[PORTS];
-static struct bridge_list by_port[PORTS];
+static uint16_t counts[PORTS];
+static struct frame *frames[PORTS][FRAME_BATCH];
 static uint16_t active[PORTS];
-static struct bridge_lists lists = {.by_port = by_port, .active = active};
+static struct bridge_lists lists = {.counts = counts, .frames = frames, .active = active};
 static struct tx *tx;
 static struct stats *stats;
 static uint64_t given; /* frames put on the list */
@@ -80,11 +81,9 @@ static void reset(uint32_t caps, uint32_t mtu)
 
 static void send(struct frame *frame)
 {
-	struct bridge_list *list = &by_port[PORT];
-
-	if (!list->count)
+	if (!counts[PORT])
 		lists.active[lists.active_count++] = PORT;
-	list->frames[list->count++] = frame;
+	frames[PORT][counts[PORT]++] = frame;
 	given++;
 }
 
@@ -95,7 +94,7 @@ static void flush(void)
 	uint64_t drops = 0;
 
 	tx_flush(tx, tx_ports, bridge_ports, &lists);
-	CHECK(lists.active_count == 0 && by_port[PORT].count == 0);
+	CHECK(lists.active_count == 0 && counts[PORT] == 0);
 	for (unsigned i = 0; i < DROP_REASONS; i++)
 		drops += cell->tx_drops[i];
 	CHECK(given + cell->segments == cell->tx_frames + drops);
