@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { RESERVED_MASK = 0xf /* 01:80:c2:00:00:00 to 0f */ };
+enum { RESERVED_BITS = 4 /* 01:80:c2:00:00:00 to 0f */ };
 static const uint64_t RESERVED_MAC = 0x0180c2000000;
 
 /* What one batch has in common. */
@@ -61,16 +61,10 @@ static bool isolated(const struct bridge_port *a, const struct bridge_port *b)
 	return a->isolation_group && a->isolation_group == b->isolation_group;
 }
 
+/* Addresses differ in their low bits, 16 and up, VLANs in theirs, 4 and up. */
 static inline uint64_t *seen_at(struct bridge_seen *seen, uint64_t key)
 {
-	/* addresses differ in their low bits: 16..24 of a key, and the VLAN */
 	return &seen->keys[(key >> 16 ^ key >> 25 ^ key >> 4) & (BRIDGE_SEEN - 1)];
-}
-
-static inline bool reserved(const struct forward *forward, uint64_t dst)
-{
-	return __builtin_expect((dst & ~(uint64_t)RESERVED_MASK) == RESERVED_MAC, 0) &&
-	       !forward->bridge->reserved_forward;
 }
 
 /* Fills in the keys and asks for their FDB lines. False: dropped. */
@@ -80,6 +74,7 @@ __attribute__((always_inline)) static inline bool accept(struct forward *forward
 							 bool learning)
 {
 	struct l2 l2;
+	uint16_t vid;
 
 	frame->in_port = forward->in_port;
 	frame->vid = 0;
@@ -92,7 +87,8 @@ __attribute__((always_inline)) static inline bool accept(struct forward *forward
 		drop(forward, DROP_SOURCE_INVALID, 1);
 		return false;
 	}
-	if (reserved(forward, l2.dst)) {
+	if (__builtin_expect(l2.dst >> RESERVED_BITS == RESERVED_MAC >> RESERVED_BITS, 0) &&
+	    !forward->bridge->reserved_forward) {
 		drop(forward, DROP_RESERVED_MAC, 1);
 		return false;
 	}
@@ -100,10 +96,11 @@ __attribute__((always_inline)) static inline bool accept(struct forward *forward
 		drop(forward, DROP_VLAN_INGRESS, 1);
 		return false;
 	}
-	pending->dst_key = mac_key(l2.dst, frame->vid);
+	vid = filtering ? frame->vid : 0;
+	pending->dst_key = mac_key(l2.dst, vid);
 	pending->dst_home = fdb_prefetch(forward->fdb, pending->dst_key);
 	if (learning) {
-		uint64_t key = mac_key(l2.src, frame->vid);
+		uint64_t key = mac_key(l2.src, vid);
 
 		pending->src_key = 0;
 		if (*seen_at(forward->seen, key) != key && !(frame->flags & FRAME_NO_LEARN)) {
@@ -205,19 +202,18 @@ __attribute__((always_inline)) static inline void decide(struct forward *forward
 							 const struct pending *pending,
 							 bool filtering, bool learning)
 {
-	uint64_t dst = key_mac(pending->dst_key);
 	int found;
 	uint16_t id;
 
 	if (learning && pending->src_key)
 		learn(forward, pending);
-	if (__builtin_expect(!!(dst & MAC_GROUP), 0)) {
-		flood_or_drop(forward, frame, dst);
+	if (__builtin_expect(!!(pending->dst_key & MAC_GROUP << 16), 0)) {
+		flood_or_drop(forward, frame, key_mac(pending->dst_key));
 		return;
 	}
 	found = fdb_lookup_at(forward->fdb, pending->dst_home, pending->dst_key);
 	if (__builtin_expect(found == FDB_MISS, 0)) {
-		flood_or_drop(forward, frame, dst);
+		flood_or_drop(forward, frame, key_mac(pending->dst_key));
 		return;
 	}
 	id = (uint16_t)found & (FDB_PORTS_MAX - 1);

@@ -39,7 +39,9 @@ enum {
 	MEMORY_SLOTS_MAX = 16384,
 	MEMORY_POOL = 1,	      /* frame->pool of its buffers */
 	MEMORY_BUFFERS_MAX = 4 << 20, /* 8 GB of addresses, touched as ports come */
-	MEMORY_VNET_BYTES = sizeof(struct frame_offload)
+	MEMORY_VNET_BYTES = sizeof(struct frame_offload),
+	RX_SLOT_BAD = 1 << 16, /* beside the flags of a slot */
+	RX_VNET = 1 << 17
 };
 
 struct memory_rx {
@@ -312,14 +314,19 @@ static inline uint8_t *buffer_at(uint8_t *buffers, uint32_t buf_idx)
 	return buffers + (size_t)buf_idx * MEMORY_BUFFER_BYTES;
 }
 
-/* The switch's view of one slot, loaded once and checked; `odd` are flags that ask for more. */
-static inline bool rx_slot(struct memory_rx *rx, uint32_t at, struct frame *frame, uint16_t *odd)
+/* The switch's view of one slot, loaded once. `odd`: not one plain frame in a sound slot. */
+static inline void rx_slot(struct memory_rx *rx, struct netmap_slot *slot, struct frame *frame,
+			   unsigned *odd)
 {
-	struct netmap_slot *slot = &rx->ring->slot[at];
 	uint32_t buf_idx = slot->buf_idx;
 	uint16_t len = slot->len;
 
 	*odd = slot->flags & (NS_MOREFRAG | NS_NO_LEARN);
+	if (__builtin_expect(buf_idx >= MEMORY_BUFFERS_MAX || len > MEMORY_BUFFER_BYTES, 0)) {
+		*odd |= RX_SLOT_BAD;
+		buf_idx = 0;
+		len = 0;
+	}
 	*frame = (struct frame){
 	    .data = buffer_at(rx->buffers, buf_idx),
 	    .slot = slot,
@@ -327,7 +334,6 @@ static inline bool rx_slot(struct memory_rx *rx, uint32_t at, struct frame *fram
 	    .frame_len = len,
 	    .pool = MEMORY_POOL,
 	};
-	return len <= MEMORY_BUFFER_BYTES && buf_idx < MEMORY_BUFFERS_MAX;
 }
 
 static inline uint32_t slot_next(uint32_t at, uint32_t slots)
@@ -355,7 +361,7 @@ static uint32_t rx_chain(struct memory_rx *rx, uint32_t at, uint32_t tail, struc
 			 struct frame *fragment, bool *sound)
 {
 	struct frame *last = first;
-	uint16_t odd = NS_MOREFRAG;
+	unsigned odd = NS_MOREFRAG;
 	unsigned count = 1;
 
 	while (odd & NS_MOREFRAG) {
@@ -364,7 +370,8 @@ static uint32_t rx_chain(struct memory_rx *rx, uint32_t at, uint32_t tail, struc
 			*sound = false;
 			return at;
 		}
-		*sound &= rx_slot(rx, at, fragment, &odd);
+		rx_slot(rx, &rx->ring->slot[at], fragment, &odd);
+		*sound &= !(odd & RX_SLOT_BAD);
 		first->frame_len += fragment->len;
 		last->next = fragment;
 		last = fragment++;
@@ -389,8 +396,9 @@ static void memory_rx_done(struct port_queue *queue)
  * bad one, which is booked and returned as false. *at moves behind it.
  */
 static bool rx_odd(struct memory_rx *rx, uint32_t *at, uint32_t tail, struct frame *frame,
-		   struct frame **fragment, uint16_t odd, bool sound, struct port_counters *cell)
+		   struct frame **fragment, unsigned odd, struct port_counters *cell)
 {
+	bool sound = !(odd & RX_SLOT_BAD);
 	uint32_t next = slot_next(*at, rx->slots);
 
 	if (odd & NS_NO_LEARN)
@@ -415,21 +423,23 @@ static int memory_rx(struct port_queue *queue, struct frame *batch, unsigned max
 	struct memory_rx *rx = queue->priv;
 	uint32_t at = rx->head;
 	uint32_t tail = atomic_load(shared(&rx->ring->tail));
-	uint32_t slots = rx->slots, vnet_bytes = rx->vnet_bytes;
+	uint32_t slots = rx->slots;
+	unsigned always_odd = rx->vnet_bytes ? RX_VNET : 0;
 	struct frame *fragment = rx->fragments, *frame = batch, *end = batch + max;
 
 	if (at == tail)
 		tail = rx_tail_when_empty(rx);
 	while (at != tail && frame != end) {
-		uint16_t odd;
-		bool sound = rx_slot(rx, at, frame, &odd);
+		unsigned odd;
 
+		rx_slot(rx, &rx->ring->slot[at], frame, &odd);
 		__builtin_prefetch(frame->data);
-		if (__builtin_expect(sound && !odd && !vnet_bytes, 1)) {
+		odd |= always_odd;
+		if (__builtin_expect(!odd, 1)) {
 			at = slot_next(at, slots);
 			frame++;
 		} else {
-			frame += rx_odd(rx, &at, tail, frame, &fragment, odd, sound, cell);
+			frame += rx_odd(rx, &at, tail, frame, &fragment, odd, cell);
 		}
 	}
 	rx->taken = at;
@@ -519,12 +529,11 @@ static void memory_tx(struct port_queue *queue, struct frame *const *frames, uns
 	uint32_t tail = atomic_load_explicit(shared(&tx->ring->tail), memory_order_acquire);
 	uint32_t slots = tx->slots, vnet_bytes = tx->vnet_bytes;
 	uint32_t space = ring_space(at, tail, slots);
-	uint32_t sent = 0;
+	uint32_t refused = 0;
 	uint64_t bytes = 0;
 
 	for (unsigned i = 0; i < count; i++) {
 		const struct frame *frame = frames[i];
-		uint32_t need = 1;
 
 		if (__builtin_expect(tx_may_swap(frame) && space && !vnet_bytes, 1)) {
 			struct netmap_slot *slot = &tx->ring->slot[at];
@@ -532,22 +541,24 @@ static void memory_tx(struct port_queue *queue, struct frame *const *frames, uns
 			slot_swap(slot, frame->slot);
 			slot->len = (uint16_t)frame->len;
 			at = slot_next(at, slots);
+			space--;
 		} else {
-			need = slots_needed(tx, frame);
+			uint32_t need = slots_needed(tx, frame);
+
 			if (need > space) {
 				report->drops[need >= slots ? DROP_TOO_BIG : DROP_QUEUE_FULL]++;
+				refused++;
 				continue;
 			}
 			at = tx_copy(tx, at, frame);
+			space -= need;
 		}
-		space -= need;
-		sent++;
 		bytes += frame->frame_len;
 	}
 	tx->head = at;
 	tx->ring->cur = at;
 	atomic_store_explicit(shared(&tx->ring->head), at, memory_order_release);
-	report->sent += sent;
+	report->sent += count - refused;
 	report->sent_bytes += bytes;
 }
 
