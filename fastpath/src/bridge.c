@@ -3,7 +3,10 @@
 
 #include <string.h>
 
-enum { RESERVED_BITS = 4 /* 01:80:c2:00:00:00 to 0f */ };
+enum {
+	RESERVED_BITS = 4, /* 01:80:c2:00:00:00 to 0f */
+	NOWHERE = FDB_PORTS_MAX
+};
 static const uint64_t RESERVED_MAC = 0x0180c2000000;
 
 /* What one batch has in common. */
@@ -43,7 +46,7 @@ static inline uint64_t key_mac(uint64_t key)
 	return key >> 16;
 }
 
-static inline void list_add(struct bridge_lists *lists, uint16_t port, struct frame *frame)
+static void list_add(struct bridge_lists *lists, uint16_t port, struct frame *frame)
 {
 	unsigned count = lists->counts[port];
 
@@ -197,35 +200,35 @@ static void unicast_refused(const struct forward *forward, uint16_t id)
 		drop(forward, DROP_DESTINATION_DOWN, 1);
 }
 
-__attribute__((always_inline)) static inline void decide(struct forward *forward,
-							 struct frame *frame,
-							 const struct pending *pending,
-							 bool filtering, bool learning)
+/* The one port that gets the frame, or NOWHERE: it is flooded or dropped already. */
+__attribute__((always_inline)) static inline unsigned
+decide(struct forward *forward, struct frame *frame, const struct pending *pending,
+       const uint64_t *reach, bool filtering, bool learning)
 {
 	int found;
-	uint16_t id;
+	unsigned id;
 
 	if (learning && pending->src_key)
 		learn(forward, pending);
 	if (__builtin_expect(!!(pending->dst_key & MAC_GROUP << 16), 0)) {
 		flood_or_drop(forward, frame, key_mac(pending->dst_key));
-		return;
+		return NOWHERE;
 	}
 	found = fdb_lookup_at(forward->fdb, pending->dst_home, pending->dst_key);
 	if (__builtin_expect(found == FDB_MISS, 0)) {
 		flood_or_drop(forward, frame, key_mac(pending->dst_key));
-		return;
+		return NOWHERE;
 	}
-	id = (uint16_t)found & (FDB_PORTS_MAX - 1);
-	if (__builtin_expect(!(forward->in->reach[id / 64] >> (id % 64) & 1), 0) ||
-	    (filtering && !vlan_member(&forward->tables->ports[id].vlan, frame->vid)))
-		unicast_refused(forward, id);
-	else
-		list_add(forward->lists, id, frame);
+	id = (unsigned)found & (FDB_PORTS_MAX - 1);
+	if (__builtin_expect(!(reach[id / 64] >> (id % 64) & 1), 0) ||
+	    (filtering && !vlan_member(&forward->tables->ports[id].vlan, frame->vid))) {
+		unicast_refused(forward, (uint16_t)id);
+		return NOWHERE;
+	}
+	return id;
 }
 
-/* --- a batch
- * --------------------------------------------------------------------------------------- */
+/* --- a batch ------------------------------------------------------------ */
 
 /* filtering and learning are constants where this is called: four loops without their branches. */
 __attribute__((always_inline)) static inline void forward_all(struct forward *forward,
@@ -233,6 +236,8 @@ __attribute__((always_inline)) static inline void forward_all(struct forward *fo
 							      bool filtering, bool learning)
 {
 	struct pending pending[FRAME_BATCH];
+	const uint64_t *reach = forward->in->reach;
+	struct bridge_lists lists = *forward->lists;
 
 	for (unsigned i = 0; i < count; i++) {
 		if (__builtin_expect(!accept(forward, &batch[i], &pending[i], filtering, learning),
@@ -240,8 +245,18 @@ __attribute__((always_inline)) static inline void forward_all(struct forward *fo
 			pending[i].dst_key = 0;
 	}
 	for (unsigned i = 0; i < count; i++) {
-		if (__builtin_expect(pending[i].dst_key != 0, 1))
-			decide(forward, &batch[i], &pending[i], filtering, learning);
+		unsigned id, before;
+
+		if (__builtin_expect(!pending[i].dst_key, 0))
+			continue;
+		id = decide(forward, &batch[i], &pending[i], reach, filtering, learning);
+		if (__builtin_expect(id == NOWHERE, 0))
+			continue;
+		/* list_add with its pointers at hand */
+		before = lists.counts[id]++;
+		lists.frames[id][before] = &batch[i];
+		if (__builtin_expect(!before, 0))
+			lists.active[forward->lists->active_count++] = (uint16_t)id;
 	}
 }
 

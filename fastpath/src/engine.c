@@ -636,8 +636,7 @@ void engine_tick(struct engine *engine)
 	}
 }
 
-/* --- far end of memory ports
- * ---------------------------------------------------------------------- */
+/* --- far end of memory ports ------------------------------------------------------------ */
 
 static struct port *memory_port(struct engine *engine, uint16_t id)
 {

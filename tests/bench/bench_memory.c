@@ -220,8 +220,7 @@ static void empty(struct bench *bench)
 	}
 }
 
-/* --- the two programs
- * ------------------------------------------------------------------------------ */
+/* --- the two programs ------------------------------------------------------------------------ */
 
 /*
  * A turn serves the ports in rounds, a batch each, so that a tx ring gets what its peers send in
@@ -308,8 +307,7 @@ __attribute__((noinline)) static uint64_t run_bare(struct bench *bench)
 	return lost;
 }
 
-/* --- turns
- * ------------------------------------------------------------------------------------------ */
+/* --- turns ----------------------------------------------------------------------------------- */
 
 static int compare(const void *a, const void *b)
 {
