@@ -35,7 +35,7 @@ class Runtime:
         self._forwarder = forwarder
         self._current = current
         self._lock = threading.Lock()
-        self._since: dict[tuple[str, str], tuple[str, datetime]] = {}
+        self._since: dict[tuple[str, str], tuple[str, datetime, Key]] = {}
 
     @property
     def view(self) -> View:
@@ -44,14 +44,16 @@ class Runtime:
     def refresh(self, view: View) -> None:
         """Notice conditions that changed, and forget those of objects that are gone."""
         configuration = self._current()
-        uids = set()
-        for stored in configuration:
-            if stored.key.kind != "fdb":
-                uids.add(stored.uid)
-                self._conditions(stored, view)
+        # Static entries may be many: theirs are noticed when they are looked at.
+        for stored in (*configuration.bridges.values(), *configuration.ports.values()):
+            self._conditions(stored, view)
         with self._lock:
-            for key in [key for key in self._since if key[0] not in uids]:
-                del self._since[key]
+            for uid, kind in [
+                (uid, kind)
+                for (uid, kind), (_, _, key) in self._since.items()
+                if (present := configuration.get(key)) is None or present.uid != uid
+            ]:
+                del self._since[uid, kind]
 
     # --- status of objects ----------------------------------------------------------------------
 
@@ -137,14 +139,14 @@ class Runtime:
             facts["LinkUp"] = _link(known_state, stored.spec)
             facts["OffloadsSafe"] = _offloads(known_state)
             facts["PrivilegesOk"] = _privileges(outcome) if known else _UNKNOWN
-        return [self._stamped(stored.uid, kind, fact) for kind, fact in facts.items()]
+        return [self._stamped(stored, kind, fact) for kind, fact in facts.items()]
 
-    def _stamped(self, uid: str, kind: str, fact: _Facts) -> Condition:
+    def _stamped(self, stored: Stored[Any], kind: str, fact: _Facts) -> Condition:
         status, reason, message, hint = fact
         with self._lock:
-            before = self._since.get((uid, kind))
+            before = self._since.get((stored.uid, kind))
             if before is None or before[0] != status:
-                before = self._since[uid, kind] = (status, now())
+                before = self._since[stored.uid, kind] = (status, now(), stored.key)
         return Condition(
             type=kind,
             status=status,
