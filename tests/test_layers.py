@@ -24,7 +24,7 @@ LAYERS = (
     {"parse", "vlan", "fdb"},
     {"port", "bridge", "tx"},
     {"config", "snapshot", "worker"},
-    {"engine"},
+    {"engine", "engine_tables", "engine_publish"},
 )
 # Byte work, testable on arrays: no port, no system call.
 PURE = {"parse", "vlan", "fdb", "offload", "checksum"}
