@@ -4,8 +4,8 @@
     --rounds N          rounds of each case (default 5)
     --seconds S         length of one measurement (default 3)
     --only TEXT         cases whose name contains TEXT; may be repeated
-    --nice N            priority of everything that is measured, -20..19: below 0 a machine that
-                        does other work disturbs less
+    --realtime          everything that is measured goes before other work of the machine, which
+                        nearly stands still meanwhile: figures of a machine that is not idle
     --json PATH         where the whole report goes (default bench-results/bench.json)
     --write-docs        rewrite the figures of docs/performance.md from this run
     --from PATH         measure nothing, show (and --write-docs) an earlier report
@@ -31,7 +31,7 @@ from typing import Any
 from tests.bench import docs, memory, results
 from tests.bench.cases import AF_PACKET, BRIDGE, CASES, NOTHING, TAP, Case
 from tests.bench.results import Result
-from tests.bench.subjects import Bridge, Ours, Plain, Subject, set_priority
+from tests.bench.subjects import Bridge, Ours, Plain, Subject, set_realtime
 from tests.support.probes import ROOT
 
 
@@ -80,12 +80,13 @@ def run_case(case: Case, subjects: dict[str, Subject], rounds: int, seconds: flo
     return result
 
 
-def measure(cases: Sequence[Case], rounds: int, seconds: float, nice: int) -> list[Result]:
+def measure(cases: Sequence[Case], rounds: int, seconds: float, realtime: bool) -> list[Result]:
     done: list[Result] = []
     with contextlib.ExitStack() as stack:
         subjects = make_subjects([n for case in cases for n in names_of(case)], stack)
-        for pid in [os.getpid(), *(pid for s in subjects.values() for pid in s.pids())]:
-            set_priority(pid, nice)
+        if realtime:
+            for pid in [os.getpid(), *(pid for s in subjects.values() for pid in s.pids())]:
+                set_realtime(pid)
         for case in cases:
             try:
                 done.append(run_case(case, subjects, rounds, seconds))
@@ -117,7 +118,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float)
-    parser.add_argument("--nice", type=int, default=0)
+    parser.add_argument("--realtime", action="store_true")
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--json", type=Path, default=ROOT / "bench-results" / "bench.json")
     parser.add_argument("--write-docs", action="store_true")
@@ -145,7 +146,7 @@ def main(argv: Sequence[str]) -> int:
         }
         wanted = chosen.only or [""]
         cases = [c for c in CASES if any(text in c.name for text in wanted)]
-        found = measure(cases, chosen.rounds, chosen.seconds, chosen.nice) if cases else []
+        found = measure(cases, chosen.rounds, chosen.seconds, chosen.realtime) if cases else []
         if any(text in memory.NAME for text in wanted):
             found += memory.measure(chosen.rounds, say)
         report["machine"]["load_after"] = list(os.getloadavg())

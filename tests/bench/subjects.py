@@ -15,14 +15,12 @@ from tests.support.appliance import Appliance
 from tests.support.topology import Topology, linux_bridge, run
 
 
-def set_priority(pid: int, nice: int) -> None:
-    """Priority of a process's whole session. Where the scheduler groups sessions
-    (sched_autogroup_enabled), a process's own nice value counts only within its session."""
-    with contextlib.suppress(FileNotFoundError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+def set_realtime(pid: int) -> None:
+    """All threads of a process before everything else that the machine does, in turn with each
+    other (SCHED_RR, priority 1); what they start later inherits it."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
+            os.sched_setscheduler(int(task.name), os.SCHED_RR, os.sched_param(1))
 
 
 class Subject(Protocol):
