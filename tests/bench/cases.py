@@ -128,7 +128,8 @@ def tcp(one_cpu: bool = False) -> Callable[[Subject, float], Sample]:
                 text = net.run(
                     net.hosts[0],
                     *pin,
-                    *("iperf3", "-c", net.addresses[1], "-t", str(seconds), "-J"),
+                    # iperf3 takes whole seconds, and 0 for ever
+                    *("iperf3", "-c", net.addresses[1], "-t", str(max(1, round(seconds))), "-J"),
                     timeout_s=seconds + 30,
                 )
             server.wait(5)  # it serves one client
