@@ -100,10 +100,10 @@ def test_schemathesis_finds_nothing(api: Api) -> None:
         f"--url=http://localhost:{api.port_number}",
         f"--header=Authorization: Bearer {api.token}",
         "--checks=all",
-        "--max-examples=6",
+        "--max-examples=2",
         "--seed=1",
         "--no-color",
         "--continue-on-failure",
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=api.home)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=api.home)
     assert result.returncode == 0, result.stdout[-20_000:] + result.stderr[-2000:]
