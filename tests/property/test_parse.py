@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.support.core import core
@@ -258,6 +258,7 @@ def parsed(data: bytes, lengths: list[int]) -> Any:
     return key
 
 
+@settings(max_examples=1000)
 @given(cuts())
 def test_fields(cut: tuple[bytes, list[int]]) -> None:
     ffi, _ = core()

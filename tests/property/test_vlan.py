@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.support.core import core
@@ -75,7 +75,7 @@ def model(source: Port, target: Port, frame: bytes) -> tuple[int, bytes]:
     return len(out), out
 
 
-vids = st.sampled_from([1, 2, 63, 64, 100, 4094])
+vids = st.sampled_from([1, 64, 4094])
 ports = st.builds(Port, st.integers(0, 3), vids, st.frozensets(vids))
 tags = st.builds(
     lambda tpid, priority, vid: struct.pack("!HH", tpid, priority << 12 | vid),
@@ -106,6 +106,7 @@ def passed(source: Port, target: Port, frame: bytes) -> tuple[int, bytes, int]:
     return status, bytes(ffi.buffer(out, max(status, 0))), vid[0]
 
 
+@settings(max_examples=1000)
 @given(ports, ports, frames)
 def test_through_the_switch(source: Port, target: Port, frame: bytes) -> None:
     status, out = model(source, target, frame)
