@@ -42,7 +42,7 @@ class Entry:
 
 class FdbMachine(RuleBasedStateMachine):
     @initialize(
-        entries=st.integers(1, 24),
+        entries=st.sampled_from([1, 2, 3, 5, 8, 24]),
         quota=st.sampled_from([0, 0, 0, 1, 3]),
         tick=st.sampled_from([0, 1000, 0x7FFFFFF0, 0xFFFFFFF0]),
         seed=st.lists(st.integers(0, 2**64 - 1), min_size=4, max_size=4),
