@@ -51,17 +51,20 @@ def _forwarding(report: dict[str, Any]) -> list[str]:
             rows.append(
                 f"| {case['name']} | {subject} | {detail['offered_frames_per_s'] / 1e6:.2f} "
                 f"| {data['median'] / 1e6:.2f} | {detail['lost']:,.0f} "
-                f"| {detail['duplicates']:.0f} | {detail['reordered']:.0f} | {drops} |"
+                f"| {detail['duplicates']:.0f} | {detail['reordered']:.0f} | {drops} "
+                f"| {detail['receiver_drops']:,.0f} |"
             )
     if not rows:
         return []
     return [
-        "Frames offered at full speed, medians of a round (what was lost was counted by the "
-        "switch as the last column says; `kernel_ring` is the kernel's receive ring, which "
-        "overflows when the generator is faster than the switch):",
+        "Frames offered at full speed, medians of a round. What was lost was counted by the switch "
+        "as `dropped` says; `kernel_ring` is the kernel's receive ring, which overflows when the "
+        "generator is faster than the switch. Late frames arrived while the receiving program "
+        "waited for a processor: they count as arrived.",
         "",
-        "| case | subject | offered M/s | arrived M/s | lost | doubled | reordered | dropped |",
-        "|---|---|---|---|---|---|---|---|",
+        "| case | subject | offered M/s | arrived M/s | lost | doubled | reordered | dropped "
+        "| late |",
+        "|---|---|---|---|---|---|---|---|---|",
         *rows,
         "",
     ]

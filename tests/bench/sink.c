@@ -30,7 +30,7 @@
 
 enum {
 	BLOCK_BYTES = 1 << 19,
-	BLOCKS = 32,
+	BLOCKS = 64, /* 150,000 frames: a receiver may have to wait for its processor */
 	BLOCK_TIMEOUT_MS = 2,
 	SNAP_BYTES = ETH_HLEN + sizeof(struct probe),
 	ADDRESS_OFFSET = (sizeof(struct tpacket3_hdr) + 15) & ~15ul, /* TPACKET_ALIGN */
