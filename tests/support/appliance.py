@@ -131,6 +131,7 @@ class Appliance:
             if pid is not None and self._is_ours(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+                wait_until(lambda pid=pid: not self._is_ours(pid), 10, f"process {pid} has ended")  # type: ignore[misc]
 
     @staticmethod
     def _is_ours(pid: int) -> bool:
