@@ -101,7 +101,6 @@ __attribute__((always_inline)) static inline bool accept(struct forward *forward
 	}
 	vid = filtering ? frame->vid : 0;
 	pending->dst_key = mac_key(l2.dst, vid);
-	pending->dst_home = fdb_prefetch(forward->fdb, pending->dst_key);
 	if (learning) {
 		uint64_t key = mac_key(l2.src, vid);
 
@@ -244,6 +243,9 @@ __attribute__((always_inline)) static inline void forward_all(struct forward *fo
 				     0))
 			pending[i].dst_key = 0;
 	}
+	/* a loop of its own: its multiplications overlap, and need all the registers */
+	for (unsigned i = 0; i < count; i++)
+		pending[i].dst_home = fdb_prefetch(forward->fdb, pending[i].dst_key);
 	for (unsigned i = 0; i < count; i++) {
 		unsigned id, before;
 

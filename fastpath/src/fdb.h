@@ -238,7 +238,8 @@ static inline bool fdb_find_at(const struct fdb *fdb, uint64_t home, uint64_t ke
 			       struct fdb_slot **slot, uint64_t *value)
 {
 	uint64_t before = atomic_load_explicit(fdb->changes, memory_order_acquire);
-	struct fdb_slot *first = &fdb->slots[home];
+	struct fdb_slot *first = &fdb->slots[home], *slow_slot;
+	uint64_t slow_value;
 
 	/* nearly always: it is in its own slot and nobody removes anything */
 	if (__builtin_expect(atomic_load_explicit(&first->key, memory_order_acquire) == key, 1)) {
@@ -250,7 +251,12 @@ static inline bool fdb_find_at(const struct fdb *fdb, uint64_t home, uint64_t ke
 				     1))
 			return true;
 	}
-	return fdb_find_slow(fdb, home, key, slot, value);
+	/* variables of its own, so that the caller's stay in registers */
+	if (!fdb_find_slow(fdb, home, key, &slow_slot, &slow_value))
+		return false;
+	*slot = slow_slot;
+	*value = slow_value;
+	return true;
 }
 
 static inline bool fdb_find(const struct fdb *fdb, uint64_t key, struct fdb_slot **slot,

@@ -97,13 +97,16 @@ bool parse_l2_tagged(struct frame *frame, struct l2 *l2);
 static inline bool parse_l2(struct frame *frame, struct l2 *l2)
 {
 	const uint8_t *at = frame->data;
-	uint16_t type;
+	uint16_t type = 0;
 
-	if (__builtin_expect(frame->len < FRAME_LEN_MIN, 0))
-		return parse_l2_tagged(frame, l2);
-	type = load_be16(at + 12);
-	if (__builtin_expect(parse_is_tag(type), 0))
-		return parse_l2_tagged(frame, l2);
+	if (__builtin_expect(frame->len < FRAME_LEN_MIN || parse_is_tag(type = load_be16(at + 12)),
+			     0)) {
+		struct l2 found = {0}; /* l2 itself stays in registers: its address goes nowhere */
+		bool whole = parse_l2_tagged(frame, &found);
+
+		*l2 = found;
+		return whole;
+	}
 	l2->dst = load_mac(at);
 	l2->src = load_mac(at + 6);
 	l2->tci = 0;
