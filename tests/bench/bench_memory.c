@@ -5,6 +5,7 @@
  *   switch  worker_batch: the whole way of a frame, with learning and the ledger
  *   bare    rings, destination lookup, exchange of buffers; batches and prefetches, nothing else
  * Only they are timed. Filling the rx rings and emptying the tx rings, the far end's work, is not.
+ * Then the same between null ports: one generates, one discards, and `bare` looks up in between.
  *
  * Prints JSON: per number of addresses the median nanoseconds a frame of each over ROUNDS turns,
  * and the ratio of their rates (bare / switch). Every frame is accounted for, or the exit status
@@ -30,7 +31,8 @@ enum {
 	ROUND_MS = 150,
 	SLOTS = 1024,
 	FILL = 960, /* frames a port and turn */
-	FRAME_BYTES = 60
+	FRAME_BYTES = 60,
+	NULL_BATCHES = 256 /* between two looks at the clock */
 };
 
 struct bench {
@@ -379,7 +381,8 @@ static bool measure(unsigned addresses, bool last)
 		   both[0]->took + lost == both[0]->sent;
 	bare_ns = median(ns[0], ROUNDS);
 	switch_ns = median(ns[1], ROUNDS);
-	printf("    {\"macs\": %u, \"bare_ns\": %.2f, \"switch_ns\": %.2f, \"ratio\": %.3f, "
+	printf("    {\"port\": \"memory\", \"macs\": %u, \"bare_ns\": %.2f, \"switch_ns\": %.2f, "
+	       "\"ratio\": %.3f, "
 	       "\"switch_frames\": %llu, \"bare_lost\": %llu, \"switch_drops\": %llu, "
 	       "\"balanced\": %s}%s\n",
 	       addresses, bare_ns, switch_ns, bare_ns / switch_ns,
@@ -388,6 +391,100 @@ static bool measure(unsigned addresses, bool last)
 	fflush(stdout);
 	for (unsigned b = 0; b < 2; b++) {
 		close_all(both[b], entries_max);
+		free(both[b]);
+	}
+	return balanced;
+}
+
+/* --- null ports --------------------------------------------------------------------------------
+ */
+
+/* From the generator to the one port that the lookup names. */
+static void bare_null_batch(struct bench *bench, struct frame *batch)
+{
+	struct port *in = &bench->ports[0];
+	struct frame *out[PORTS][FRAME_BATCH];
+	unsigned counts[PORTS] = {0};
+	uint64_t keys[FRAME_BATCH], homes[FRAME_BATCH];
+	struct port_counters *cell = stats_cell(bench->stats, 0, 0);
+	int count = in->ops->rx(&in->rxq[0], batch, FRAME_BATCH, cell);
+
+	for (int i = 0; i < count; i++) {
+		keys[i] = fdb_key(batch[i].data, 0);
+		homes[i] = fdb_prefetch(bench->fdb, keys[i]);
+	}
+	for (int i = 0; i < count; i++) {
+		int to = fdb_lookup_at(bench->fdb, homes[i], keys[i]);
+
+		if (to >= 0)
+			out[to][counts[to]++] = &batch[i];
+	}
+	for (unsigned p = 0; p < PORTS; p++) {
+		struct tx_report report = {0};
+
+		if (!counts[p])
+			continue;
+		in->ops->tx(&bench->ports[p].txq[0], out[p], counts[p], &report);
+		bench->took += report.sent;
+	}
+	in->ops->rx_done(&in->rxq[0]);
+}
+
+static double turn_null(struct bench *bench, bool bare)
+{
+	static struct frame batch[FRAME_BATCH];
+	uint64_t batches = 0, start = now_ns();
+
+	while (now_ns() - start < ROUND_MS * 1000000ull) {
+		for (unsigned i = 0; i < NULL_BATCHES; i++) {
+			if (bare)
+				bare_null_batch(bench, batch);
+			else
+				worker_batch(bench->workers[0], bench->snapshot);
+		}
+		batches += NULL_BATCHES;
+	}
+	bench->sent += batches * FRAME_BATCH;
+	return (double)(now_ns() - start) / (double)(batches * FRAME_BATCH);
+}
+
+static bool measure_null(unsigned addresses, bool last)
+{
+	static const uint8_t destination[6] = {2, 0, 0, 0, 0, 1};
+	char macs[16];
+	struct port_option options[] = {{"generate_frames_per_s", "4294967295"},
+					{"generate_macs", macs}};
+	struct bench *both[2];
+	struct port_counters total;
+	double ns[2][ROUNDS];
+	double bare_ns, switch_ns;
+	bool balanced;
+
+	snprintf(macs, sizeof(macs), "%u", addresses);
+	for (unsigned b = 0; b < 2; b++) {
+		both[b] = calloc(1, sizeof(*both[b]));
+		if (!both[b])
+			abort();
+		open_ports(both[b], "null", options, 2);
+		open_bridge(both[b], 2 * addresses + 64);
+		fdb_learn(both[b]->fdb, fdb_key(destination, 0), 1, 1);
+		turn_null(both[b], b == 0); /* warm; the switch learns the sources */
+	}
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		for (unsigned b = 0; b < 2; b++)
+			ns[b][round] = turn_null(both[b], b == 0);
+	}
+	stats_total(both[1]->stats, &total);
+	balanced = total.rx_frames == both[1]->sent && total.tx_frames == both[1]->sent &&
+		   both[0]->took == both[0]->sent;
+	bare_ns = median(ns[0], ROUNDS);
+	switch_ns = median(ns[1], ROUNDS);
+	printf("    {\"port\": \"null\", \"macs\": %u, \"bare_ns\": %.2f, \"switch_ns\": %.2f, "
+	       "\"ratio\": %.3f, \"switch_frames\": %llu, \"balanced\": %s}%s\n",
+	       addresses, bare_ns, switch_ns, bare_ns / switch_ns,
+	       (unsigned long long)both[1]->sent, balanced ? "true" : "false", last ? "" : ",");
+	for (unsigned b = 0; b < 2; b++) {
+		close_all(both[b], 2 * addresses + 64);
 		free(both[b]);
 	}
 	return balanced;
@@ -402,11 +499,15 @@ int main(int argc, char **argv)
 	printf("{\"bench\": \"memory\", \"ports\": %u, \"frame_bytes\": %u, \"rounds\": %u, "
 	       "\"results\": [\n",
 	       (unsigned)PORTS, (unsigned)FRAME_BYTES, (unsigned)ROUNDS);
-	for (unsigned i = 0; i < count; i++) {
+	for (unsigned i = 0; i < 2 * count; i++) {
+		unsigned n = i % count;
 		unsigned addresses =
-		    argc > 1 ? (unsigned)strtoul(argv[i + 1], NULL, 10) : defaults[i];
+		    argc > 1 ? (unsigned)strtoul(argv[n + 1], NULL, 10) : defaults[n];
 
-		balanced &= measure(addresses < PORTS ? PORTS : addresses, i + 1 == count);
+		if (addresses < PORTS)
+			addresses = PORTS;
+		balanced &= i < count ? measure(addresses, false)
+				      : measure_null(addresses, i + 1 == 2 * count);
 	}
 	printf("]}\n");
 	return balanced ? 0 : 1;

@@ -1,5 +1,5 @@
-"""The engine's own cost: switching between ports in memory, beside a bare loop over the same
-rings with the same FDB lookup and nothing else.
+"""The engine's own cost: switching between memory ports, and from one null port to another, beside
+a bare loop over the same ports with the same FDB lookup and nothing else.
 
 The measuring is C, so that no interpreter stands between: tests/bench/bench_memory.c lets both
 take turns and prints the median nanoseconds a frame of each, for each number of addresses.
@@ -25,16 +25,19 @@ RUNS_MAX = 3  # each takes nine turns of either
 
 def measure(rounds: int, say: Callable[[str], None]) -> list[Result]:
     """One result for each number of addresses."""
-    found: dict[int, Result] = {}
+    found: dict[tuple[str, int], Result] = {}
     try:
         program = tool("bench_memory")
         for number in range(min(rounds, RUNS_MAX)):
             report: dict[str, Any] = json.loads(run(program))
             for case in report["results"]:
-                macs = int(case["macs"])
-                result = found.setdefault(macs, _empty(f"{NAME}, {macs:,} MACs", TARGETS.get(macs)))
-                for side, name in ((OURS, "switch_ns"), (BARE, "bare_ns")):
-                    ns = float(case[name])
+                port, macs = str(case["port"]), int(case["macs"])
+                name = NAME if port == "memory" else f"{NAME}, {port} ports"
+                result = found.setdefault(
+                    (port, macs), _empty(f"{name}, {macs:,} MACs", TARGETS.get(macs))
+                )
+                for side, field in ((OURS, "switch_ns"), (BARE, "bare_ns")):
+                    ns = float(case[field])
                     result.samples[side].append(Sample(1e9 / ns, {"ns_per_frame": ns}))
                 say(
                     f"{result.name} {number + 1}: {case['switch_ns']} ns, bare {case['bare_ns']} ns"
