@@ -25,7 +25,7 @@
 
 enum {
 	BRIDGE_NONE = 0xffff,
-	BRIDGE_SEEN = 512 /* sources a worker remembers */
+	BRIDGE_SEEN = 2048 /* sources a worker remembers */
 };
 
 struct bridge {
