@@ -18,7 +18,7 @@ from vswitch.kinds import BRIDGE, PORT
 from vswitch.openapi import document, methods_of_paths, query_names
 from vswitch.problems import Detail, Problem
 from vswitch.services import Services
-from vswitch.services.changes import pointer, summary
+from vswitch.services.changes import pointer, sentence, summary
 
 
 def create_app(services: Services | None = None) -> FastAPI:
@@ -80,7 +80,7 @@ def _detail(fault: dict[str, Any]) -> Detail:
         where = pointer(tuple(rest))
     else:
         where = _PLACES.get(place, "{}").format(rest[0] if rest else "")
-    return Detail(where, "INVALID", fault["msg"])
+    return Detail(where, "INVALID", sentence(fault["msg"]))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -81,6 +81,10 @@ def test_pointers_lead_to_the_fault(api: Api) -> None:
     body = {"spec": {"backend": {"type": "netmap"}}}
     problem = check(api.http.put(f"{API}/ports/p1", json=body), 422, "INVALID")
     assert problem["errors"][0]["pointer"] == "/spec/backend"
+    body = {"spec": {"backend": {"type": "memory"}, "vlan": {"tagged": ["20-10"]}}}
+    problem = check(api.http.put(f"{API}/ports/p1", json=body), 422, "INVALID")
+    assert problem["errors"][0]["pointer"] == "/spec/vlan/tagged/0"
+    assert problem["errors"][0]["message"].startswith("a range is ")
     problem = check(api.http.get(f"{API}/ports", params={"limit": 0}), 422, "INVALID")
     assert problem["errors"][0]["pointer"] == "?limit"
     problem = check(api.http.get(f"{API}/ports/9"), 422, "INVALID")

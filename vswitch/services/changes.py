@@ -201,10 +201,15 @@ class Changes:
 def invalid(error: ValidationError, prefix: tuple[str | int, ...] = ()) -> Problem:
     """422 with a pointer for each fault."""
     details = tuple(
-        Detail(pointer((*prefix, *fault["loc"])), "INVALID", fault["msg"])
+        Detail(pointer((*prefix, *fault["loc"])), "INVALID", sentence(fault["msg"]))
         for fault in error.errors(include_url=False, include_context=False, include_input=False)
     )
     return Problem("INVALID", summary(details), details)
+
+
+def sentence(message: str) -> str:
+    """A validator's own words, without what pydantic puts before them."""
+    return message.removeprefix("Value error, ")
 
 
 def summary(details: tuple[Detail, ...]) -> str:
