@@ -1,8 +1,8 @@
 /*
  * AF_PACKET, out of the switch: sendmmsg on a socket of its own (protocol 0: it receives
- * nothing), each message a virtio-net header and the frame's fragments. TX_RING was measured at
- * 0.48 M frames/s where this does 0.61: the ring saves the system call a frame that sendmmsg
- * saves too, and then allocates and looks up pages a frame.
+ * nothing), each message a virtio-net header and the frame's fragments. TX_RING reached 0.8 of it
+ * in a prototype: the ring saves the system call a frame that sendmmsg saves too, and then
+ * allocates and looks up pages a frame.
  *
  * SO_SNDBUF is real back-pressure on veth and on NICs: EAGAIN means wait, up to AF_TX_WAIT_NS a
  * batch. A queue that did not move in that time is stuck and is not waited for again before it
