@@ -261,9 +261,17 @@ static unsigned tx_plain(const struct way_out *out, struct frame *const *frames,
 	return count;
 }
 
+/* Not one frame of the whole batch can need anything here. */
+static bool tx_all_plain(const struct way_out *out)
+{
+	uint32_t longest = out->tx->plain_max;
+
+	return longest && !out->vlan && (!out->mtu || longest <= out->mtu + FRAME_LEN_MIN);
+}
+
 static void tx_destination(struct way_out *out, struct frame *const *frames, unsigned count)
 {
-	if (tx_plain(out, frames, count) == count) {
+	if (tx_all_plain(out) || tx_plain(out, frames, count) == count) {
 		tx_send(out, frames, count);
 		return;
 	}

@@ -44,6 +44,8 @@ struct tx {
 	unsigned row;		   /* of the counters */
 	unsigned ordinal;	   /* for the choice of a queue */
 	struct port_queue *source; /* whose batch is not committed yet, or NULL */
+	uint32_t plain_max; /* bytes of the longest frame of a batch in which each is in one piece
+			     * and finished; 0: the frames have to be looked at */
 	/* for one destination: frames with another tag */
 	unsigned edit_count;
 	struct frame edit[2 * FRAME_BATCH]; /* {new header} -> {rest} each */

@@ -42,18 +42,34 @@ static uint32_t clock_tick(void)
 /* --- a batch ------------------------------------------------------------------------------------
  */
 
+/* The batch's bytes; tells the tx stage when there is nothing unusual in it. */
+static uint64_t batch_measure(struct worker *worker, unsigned count)
+{
+	uint64_t bytes = 0;
+	uintptr_t unusual = 0;
+	uint32_t longest = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		const struct frame *frame = &worker->batch[i];
+
+		bytes += frame->frame_len;
+		longest = frame->frame_len > longest ? frame->frame_len : longest;
+		unusual |= (uintptr_t)frame->next | frame->offload.gso_type |
+			   (frame->offload.flags & FRAME_CSUM_NEEDED);
+	}
+	worker->tx.plain_max = unusual ? 0 : longest;
+	return bytes;
+}
+
 int worker_batch(struct worker *worker, const struct snapshot *snapshot)
 {
 	struct port_queue *queue = worker->queue;
 	int count = worker->port->ops->rx(queue, worker->batch, FRAME_BATCH, worker->cell);
-	uint64_t bytes = 0;
 
 	if (count <= 0)
 		return count;
-	for (int i = 0; i < count; i++)
-		bytes += worker->batch[i].frame_len;
 	counter_add(&worker->cell->rx_frames, (uint64_t)count);
-	counter_add(&worker->cell->rx_bytes, bytes);
+	counter_add(&worker->cell->rx_bytes, batch_measure(worker, (unsigned)count));
 	bridge_forward(&snapshot->tables, worker->port_id, worker->batch, (unsigned)count,
 		       clock_tick(), worker->cell, &worker->work);
 	worker->tx.source = worker->port->ops->rx_commit ? queue : NULL;

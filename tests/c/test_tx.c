@@ -206,6 +206,33 @@ static void test_mtu(void)
 	CHECK(sent_count == 2 && dropped(DROP_TOO_BIG) == 2);
 }
 
+/* What the worker says of the whole batch spares the look at each frame, never the MTU or a tag. */
+static void test_plain_batch(void)
+{
+	static uint8_t bytes[2][3000];
+	uint64_t too_big = dropped(DROP_TOO_BIG);
+
+	reset(0, 1500);
+	tx->plain_max = 1514;
+	send(build(bytes[0], 0, 1514, 0, 0));
+	flush();
+	CHECK(sent_count == 1);
+	tx->plain_max = 1522; /* by a frame with tags, which may be so long */
+	send(build(bytes[0], 2, 1522, 0, 0));
+	send(build(bytes[1], 0, 1515, 0, 0));
+	flush();
+	CHECK(sent_count == 2 && dropped(DROP_TOO_BIG) == too_big + 1);
+	tx_ports[PORT].vlan_filtering = true;
+	bridge_ports[PORT].vlan = (struct vlan_port){.mode = VLAN_ACCESS, .pvid = 20};
+	tx->plain_max = 1504;
+	send(build(bytes[0], 1, 104, 0, 0));
+	frames[PORT][0]->vid = 20;
+	frames[PORT][0]->tag = VLAN_TAG_VID;
+	flush();
+	CHECK(sent_count == 3 && sent[2].len == 100);
+	tx->plain_max = 0;
+}
+
 static void test_reports(void)
 {
 	static uint8_t bytes[FRAME_BATCH][60];
@@ -362,6 +389,7 @@ int main(void)
 	tx->row = tx->ordinal = 1;
 	test_edits();
 	test_mtu();
+	test_plain_batch();
 	test_reports();
 	test_policies();
 	test_scratch();
