@@ -114,7 +114,7 @@ static void port_free(struct engine *engine, uint16_t id)
 
 	port->port.ops->detach(&port->port);
 	for (unsigned i = 0; i < PORT_QUEUES_MAX; i++)
-		pthread_mutex_destroy(&port->lock[i]);
+		pthread_spin_destroy(&port->lock[i]);
 	free(port);
 	engine->engine_ports[id] = NULL;
 	engine->ports[id] = NULL;
@@ -199,7 +199,6 @@ int engine_port_add(struct engine *engine, uint16_t id, const char *name, const 
 		    struct error *err)
 {
 	const struct port_ops *ops = port_type_find(type);
-	pthread_mutexattr_t attr;
 	struct engine_port *port;
 	int status;
 
@@ -229,11 +228,9 @@ int engine_port_add(struct engine *engine, uint16_t id, const char *name, const 
 		free(port);
 		return status;
 	}
-	pthread_mutexattr_init(&attr);
-	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
 	for (unsigned i = 0; i < PORT_QUEUES_MAX; i++)
-		pthread_mutex_init(&port->lock[i], &attr);
-	pthread_mutexattr_destroy(&attr);
+		pthread_spin_init(&port->lock[i], PTHREAD_PROCESS_PRIVATE);
+	stats_cell(engine->stats, 0, id); /* it may send without ever receiving */
 	engine->engine_ports[id] = port;
 	engine->ports[id] = &port->port;
 	engine->locks[id] = port->lock;

@@ -15,7 +15,7 @@
 
 struct engine_port {
 	struct port port;
-	pthread_mutex_t lock[PORT_QUEUES_MAX]; /* of the transmit queues */
+	pthread_spinlock_t lock[PORT_QUEUES_MAX]; /* of the transmit queues */
 	struct worker *workers[PORT_QUEUES_MAX];
 };
 
@@ -36,7 +36,7 @@ struct engine {
 	struct worker **rows; /* worker of each row of the statistics */
 	/* the same by id, as snapshot_build takes it */
 	struct port **ports;
-	pthread_mutex_t **locks;
+	pthread_spinlock_t **locks;
 	struct fdb **fdbs;
 };
 

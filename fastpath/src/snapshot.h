@@ -44,10 +44,10 @@ struct snapshot {
 struct snapshot_parts {
 	unsigned ports_max;
 	unsigned bridges_max;
-	struct port *const *ports;     /* NULL entries: no such port */
-	pthread_mutex_t *const *locks; /* by port id, one a transmit queue */
-	struct fdb *const *fdbs;       /* by bridge id */
-	unsigned ordinals;	       /* all workers' ordinals are below this */
+	struct port *const *ports;	  /* NULL entries: no such port */
+	pthread_spinlock_t *const *locks; /* by port id, one a transmit queue */
+	struct fdb *const *fdbs;	  /* by bridge id */
+	unsigned ordinals;		  /* all workers' ordinals are below this */
 };
 
 /* EINVAL with the object named when the configuration contradicts itself or the parts. */

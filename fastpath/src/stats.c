@@ -222,6 +222,11 @@ struct port_counters *stats_cell(struct stats *stats, unsigned worker, unsigned 
 	return cell;
 }
 
+struct port_counters *stats_cells(struct stats *stats, unsigned worker)
+{
+	return stats_row(stats, worker)->cells;
+}
+
 static unsigned rows_used(const struct stats *stats)
 {
 	return atomic_load_explicit(&stats_header(stats)->workers_high, memory_order_relaxed);

@@ -96,7 +96,11 @@ int stats_map(int fd, unsigned workers_max, unsigned ports_max, struct stats **o
 	      struct error *err);
 void stats_unmap(struct stats *stats);
 
+/* NULL beyond the limits. From the first call on, sums take this worker and this port in. */
 struct port_counters *stats_cell(struct stats *stats, unsigned worker, unsigned port);
+
+/* Cell 0 of a worker's row, for reaching cells that stats_cell has once named by their index. */
+struct port_counters *stats_cells(struct stats *stats, unsigned worker);
 struct worker_counters *stats_worker(struct stats *stats, unsigned worker);
 
 /* Sum of a port over all workers. */

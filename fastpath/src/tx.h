@@ -26,9 +26,9 @@
 #include "stats.h"
 
 struct tx_port {
-	struct port *port;     /* NULL: not there */
-	pthread_mutex_t *lock; /* one a transmit queue, as old as the port */
-	uint32_t bridge_mtu;   /* 0: no limit */
+	struct port *port;	  /* NULL: not there */
+	pthread_spinlock_t *lock; /* one a transmit queue, as old as the port */
+	uint32_t bridge_mtu;	  /* 0: no limit */
 	uint8_t offload_policy;
 	bool vlan_filtering;
 	bool exclusive; /* there are at least as many queues as workers */
@@ -40,10 +40,9 @@ enum {
 };
 
 struct tx {
-	struct stats *stats;
-	unsigned row;		   /* of the counters */
-	unsigned ordinal;	   /* for the choice of a queue */
-	struct port_queue *source; /* whose batch is not committed yet, or NULL */
+	struct port_counters *cells; /* the worker's, by port id */
+	unsigned ordinal;	     /* for the choice of a queue */
+	struct port_queue *source;   /* whose batch is not committed yet, or NULL */
 	uint32_t plain_max; /* bytes of the longest frame of a batch in which each is in one piece
 			     * and finished; 0: the frames have to be looked at */
 	/* for one destination: frames with another tag */

@@ -272,8 +272,8 @@ int worker_create(const struct worker_params *params, bool thread, struct worker
 	worker->domain = params->domain;
 	worker->cell = stats_cell(params->stats, params->row, params->port->id);
 	worker->counters = stats_worker(params->stats, params->row);
-	worker->tx.stats = params->stats;
-	worker->tx.row = worker->tx.ordinal = params->row;
+	worker->tx.cells = stats_cells(params->stats, params->row);
+	worker->tx.ordinal = params->row;
 	worker->work.lists.counts = calloc(params->ports_max, sizeof(*worker->work.lists.counts));
 	worker->work.lists.frames = calloc(params->ports_max, sizeof(*worker->work.lists.frames));
 	worker->work.lists.active = calloc(params->ports_max, sizeof(*worker->work.lists.active));

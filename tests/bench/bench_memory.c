@@ -38,8 +38,8 @@ enum {
 struct bench {
 	struct port ports[PORTS];
 	struct port *port_table[PORTS];
-	pthread_mutex_t locks[PORTS][PORT_QUEUES_MAX];
-	pthread_mutex_t *lock_table[PORTS];
+	pthread_spinlock_t locks[PORTS][PORT_QUEUES_MAX];
+	pthread_spinlock_t *lock_table[PORTS];
 	void *fdb_memory;
 	struct fdb *fdb;
 	struct stats *stats;
@@ -92,7 +92,7 @@ static void open_ports(struct bench *bench, const char *type, const struct port_
 		for (unsigned q = 0; q < PORT_QUEUES_MAX; q++) {
 			port->rxq[q] = (struct port_queue){.port = port, .id = (uint16_t)q};
 			port->txq[q] = (struct port_queue){.port = port, .id = (uint16_t)q};
-			pthread_mutex_init(&bench->locks[p][q], NULL);
+			pthread_spin_init(&bench->locks[p][q], PTHREAD_PROCESS_PRIVATE);
 		}
 		if (port->ops->attach(port, &list, &fds, &err))
 			die(&err);

@@ -52,7 +52,7 @@ static const struct port_ops fake_ops = {.type = "fake", .tx = fake_tx};
  * ------------------------------------------------------------------------- */
 
 static struct port port;
-static pthread_mutex_t locks[PORT_QUEUES_MAX];
+static pthread_spinlock_t locks[PORT_QUEUES_MAX];
 static struct tx_port tx_ports[PORTS];
 static struct bridge_port bridge_ports[PORTS];
 static uint16_t counts[PORTS];
@@ -380,13 +380,13 @@ int main(void)
 	struct error err;
 
 	for (unsigned i = 0; i < PORT_QUEUES_MAX; i++)
-		pthread_mutex_init(&locks[i], NULL);
+		pthread_spin_init(&locks[i], PTHREAD_PROCESS_PRIVATE);
 	tx = aligned_alloc(64, (sizeof(*tx) + 63) & ~(size_t)63);
 	if (!CHECK(tx) || !CHECK(stats_map(-1, WORKERS, PORTS, &stats, &err) == 0))
 		return 1;
 	memset(tx, 0, sizeof(*tx));
-	tx->stats = stats;
-	tx->row = tx->ordinal = 1;
+	tx->cells = stats_cells(stats, 1);
+	tx->ordinal = 1;
 	test_edits();
 	test_mtu();
 	test_plain_batch();

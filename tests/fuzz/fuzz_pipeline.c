@@ -17,7 +17,7 @@ enum { PORTS = 6, CONFIGS = 8, ENTRIES = 64, ROOM = FRAME_LEN_MAX + 64 };
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct port ports[PORTS];
-static pthread_mutex_t locks[PORTS][PORT_QUEUES_MAX];
+static pthread_spinlock_t locks[PORTS][PORT_QUEUES_MAX];
 static struct fdb *fdb;
 static struct stats *stats;
 static struct snapshot *snapshots[CONFIGS];
@@ -35,7 +35,7 @@ static void need(bool good)
 static struct snapshot *configure(unsigned which)
 {
 	struct port *port_table[PORTS];
-	pthread_mutex_t *lock_table[PORTS];
+	pthread_spinlock_t *lock_table[PORTS];
 	struct bridge_config bridge = {.vlan_filtering = which & 1,
 				       .learning = true,
 				       .flood_unknown_unicast = true,
@@ -93,7 +93,7 @@ static void open_switch(void)
 		ports[p].ops = port_type_find("memory");
 		ports[p].id = (uint16_t)p;
 		ports[p].rxq[0].port = ports[p].txq[0].port = &ports[p];
-		pthread_mutex_init(&locks[p][0], NULL);
+		pthread_spin_init(&locks[p][0], PTHREAD_PROCESS_PRIVATE);
 		need(ports[p].ops->attach(&ports[p], &list, &fds, &err) == 0);
 	}
 	for (unsigned c = 0; c < CONFIGS; c++)
