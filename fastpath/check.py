@@ -16,7 +16,7 @@ U32_MAX = 0xFFFFFFFF
 VID_MAX = 4094
 CPU_MAX = 0x7FFF
 OPTIONS_MAX = 64
-OPTION_BYTES_MAX = 1024
+OPTION_BYTES_MAX = 16384  # a filter program of 512 instructions
 
 VLAN_MODES = ("access", "trunk", "native", "tunnel")
 OFFLOAD_POLICIES = ("carry", "complete", "refuse")

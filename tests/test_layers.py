@@ -20,7 +20,7 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
 # Lowest first. A file sees its own layer and those below it.
 LAYERS = (
-    {"error", "frame", "flow_key", "ring", "stats", "offload", "checksum"},
+    {"error", "frame", "flow_key", "ring", "stats", "offload", "checksum", "cbpf"},
     {"parse", "vlan", "fdb"},
     {"port", "bridge", "tx"},
     {"config", "snapshot", "worker"},

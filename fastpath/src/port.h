@@ -96,9 +96,10 @@ struct port_queue {
 	uint16_t id;
 };
 
-/* Filled by tx: sent + the sum of drops is exactly the number of frames it was given. */
+/* Filled by tx: sent + consumed + the sum of drops is exactly the number of frames given. */
 struct tx_report {
 	uint32_t sent;
+	uint32_t consumed;   /* answered or used by the driver itself, such as an ARP request */
 	uint64_t sent_bytes; /* frame bytes, no virtio-net header, tags included */
 	uint32_t drops[DROP_REASONS];
 	struct port_queue *source; /* whose batch is not committed yet, or NULL; see tx_commits */
@@ -137,7 +138,8 @@ struct port_ops {
 	 * FRAME_BATCH first fragments; a driver with chains keeps the further fragments itself.
 	 * Sets data, next, len, frame_len, headroom, pool, slot, offload and flags of each; the
 	 * rest is the caller's. Frames the port must not deliver (outgoing ones, truncated ones)
-	 * do not appear; truncated ones are booked in `cell` as rx and rx drop.
+	 * do not appear; truncated ones are booked in `cell` as rx and rx drop. Frames that the
+	 * driver made itself come with FRAME_ORIGINATED: booked as originated instead of received.
 	 */
 	int (*rx)(struct port_queue *queue, struct frame *batch, unsigned max,
 		  struct port_counters *cell);

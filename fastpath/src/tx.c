@@ -83,6 +83,8 @@ static void tx_send(struct way_out *out, struct frame *const *frames, unsigned c
 	}
 	if (report.sent == count)
 		return;
+	if (report.consumed)
+		counter_add(&out->cell->consumed, report.consumed);
 	for (unsigned reason = 0; reason < DROP_REASONS; reason++) {
 		if (report.drops[reason])
 			counter_add(&out->cell->tx_drops[reason], report.drops[reason]);

@@ -42,12 +42,29 @@ static uint32_t clock_tick(void)
 /* --- a batch ------------------------------------------------------------------------------------
  */
 
-/* The batch's bytes; tells the tx stage when there is nothing unusual in it. */
-static uint64_t batch_measure(struct worker *worker, unsigned count)
+/* Frames that the driver made are no received ones. */
+static void batch_book_originated(struct worker *worker, unsigned count, uint64_t bytes)
+{
+	unsigned originated = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		if (worker->batch[i].flags & FRAME_ORIGINATED) {
+			originated++;
+			bytes -= worker->batch[i].frame_len;
+		}
+	}
+	counter_add(&worker->cell->originated, originated);
+	counter_add(&worker->cell->rx_frames, count - originated);
+	counter_add(&worker->cell->rx_bytes, bytes);
+}
+
+/* Books the batch as received; tells the tx stage when there is nothing unusual in it. */
+static void batch_book(struct worker *worker, unsigned count)
 {
 	uint64_t bytes = 0;
 	uintptr_t unusual = 0;
 	uint32_t longest = 0;
+	unsigned flags = 0;
 
 	for (unsigned i = 0; i < count; i++) {
 		const struct frame *frame = &worker->batch[i];
@@ -56,9 +73,15 @@ static uint64_t batch_measure(struct worker *worker, unsigned count)
 		longest = frame->frame_len > longest ? frame->frame_len : longest;
 		unusual |= (uintptr_t)frame->next | frame->offload.gso_type |
 			   (frame->offload.flags & FRAME_CSUM_NEEDED);
+		flags |= frame->flags;
 	}
 	worker->tx.plain_max = unusual ? 0 : longest;
-	return bytes;
+	if (__builtin_expect(flags & FRAME_ORIGINATED, 0)) {
+		batch_book_originated(worker, count, bytes);
+		return;
+	}
+	counter_add(&worker->cell->rx_frames, count);
+	counter_add(&worker->cell->rx_bytes, bytes);
 }
 
 int worker_batch(struct worker *worker, const struct snapshot *snapshot)
@@ -68,8 +91,7 @@ int worker_batch(struct worker *worker, const struct snapshot *snapshot)
 
 	if (count <= 0)
 		return count;
-	counter_add(&worker->cell->rx_frames, (uint64_t)count);
-	counter_add(&worker->cell->rx_bytes, batch_measure(worker, (unsigned)count));
+	batch_book(worker, (unsigned)count);
 	bridge_forward(&snapshot->tables, worker->port_id, worker->batch, (unsigned)count,
 		       clock_tick(), worker->cell, &worker->work);
 	worker->tx.source = worker->port->ops->rx_commit ? queue : NULL;
