@@ -33,10 +33,14 @@ test-docker:     ## the container: build, run, join two namespaces, clean up
 	@.ci/setup test
 	@tests/docker/run
 
+test-netmap:     ## kernel netmap ports in an emulated machine; says what it needs
+	@.ci/setup test
+	@$(VENV)/python -m tests.netmap $(ARGS)
+
 fuzz: setup      ## every fuzz target for SECONDS=60
 	@.ci/fuzz $(or $(SECONDS),60)
 
 clean:           ## remove what was built
 	rm -rf build build-* .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup run test demo bench lint openapi test-docker fuzz clean
+.PHONY: help setup run test demo bench lint openapi test-docker test-netmap fuzz clean

@@ -58,6 +58,8 @@ class Appliance:
     """Runs in network namespace `netns` (None: the caller's). Use as a context manager."""
 
     name = "vswitch"
+    start_s = 30.0  # an emulated processor needs more
+    request_s = 15.0
 
     def __init__(self, net: Topology, netns: str | None) -> None:
         self._net = net
@@ -105,7 +107,7 @@ class Appliance:
                 stderr=log,
             )
         try:
-            wait_until(self._alive_and_ready, 30, "the appliance is ready")
+            wait_until(self._alive_and_ready, self.start_s, "the appliance is ready")
         except TimeoutError as error:
             raise TimeoutError(f"{error}; it said:\n{self.log}") from None
 
@@ -180,7 +182,8 @@ class Appliance:
         return json.loads(text) if text else None
 
     def _request(self, method: str, path: str, body: Any) -> tuple[int, str]:
-        with contextlib.closing(_UnixConnection(self.home / "run/api.sock", 15)) as connection:
+        socket_path = self.home / "run/api.sock"
+        with contextlib.closing(_UnixConnection(socket_path, self.request_s)) as connection:
             headers = {"Content-Type": "application/json"}
             text = None if body is None else json.dumps(body)
             connection.request(method, path, body=text, headers=headers)

@@ -1,0 +1,20 @@
+"""What runs in the guest: an appliance between four hosts, and the checks, one after the other."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.netmap import basics
+from tests.netmap.report import run_all
+from tests.netmap.world import World
+
+CHECKS = (*basics.CHECKS,)
+
+
+def main(items: list[str]) -> None:
+    with World() as world:
+        run_all([c for c in CHECKS if not items or c.item in items], world)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
