@@ -10,7 +10,16 @@ from pathlib import Path
 
 from cffi import FFI
 
-HEADERS = ("error.h", "stats.h", "port.h", "vlan.h", "config.h", "engine.h", "sandbox.h")
+HEADERS = (
+    "error.h",
+    "stats.h",
+    "port.h",
+    "vlan.h",
+    "config.h",
+    "engine.h",
+    "sandbox.h",
+    "portspec.h",
+)
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 

@@ -110,6 +110,33 @@ def port_types() -> tuple[str, ...]:
     return tuple(result)
 
 
+def portspec(text: str) -> dict[str, Any]:
+    """What a netmap portspec says, by the names of ``struct portspec``; NativeError if it is none.
+
+    Pure: nothing is opened.
+    """
+    err = ffi.new("struct error *")
+    out = ffi.new("struct portspec *")
+    _check(lib.portspec_parse(text.encode(), out, err), err, f"portspec {text}")
+    return _fields(out[0])
+
+
+def _fields(struct: Any) -> dict[str, Any]:
+    """A struct of numbers, texts and such structs."""
+    fields: dict[str, Any] = {}
+    for name, member in ffi.typeof(struct).fields:
+        value = getattr(struct, name)
+        if member.type.kind == "struct":
+            fields[name] = _fields(value)
+        elif member.type.kind == "array":
+            fields[name] = _text(value)
+        elif isinstance(value, bytes):  # a char
+            fields[name] = value.decode().rstrip("\0")
+        else:
+            fields[name] = value
+    return fields
+
+
 def port_acquire(type: str, port: str, options: Mapping[str, str]) -> tuple[list[int], str]:
     """Open a device (keeper). Returns its fds in the driver's order and the driver's notes."""
     err = ffi.new("struct error *")

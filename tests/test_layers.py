@@ -20,7 +20,8 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
 # Lowest first. A file sees its own layer and those below it.
 LAYERS = (
-    {"error", "frame", "flow_key", "ring", "stats", "offload", "checksum", "cbpf"},
+    {"error", "frame", "flow_key", "ring", "stats", "offload", "checksum", "cbpf"}
+    | {"netmap_abi", "portspec"},
     {"parse", "vlan", "fdb"},
     {"port", "bridge", "tx"},
     {"config", "snapshot", "worker"},

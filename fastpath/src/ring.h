@@ -1,48 +1,43 @@
 /*
- * Rings in shared memory, in netmap's layout (net/netmap.h, API 14): one model for memory ports,
- * pipes, monitors and netmap itself. head..tail-1 belong to the user of the ring, tail..head-1 to
- * the other side; indices are slot numbers and wrap at num_slots.
+ * Rings in shared memory, in netmap's layout (netmap_abi.h): one model for memory ports, pipes,
+ * monitors and netmap itself. head..tail-1 belong to the user of the ring, tail..head-1 to the
+ * other side; indices are slot numbers and wrap at num_slots.
  *
- * Memory that somebody else can write is loaded once, checked, and only then used.
+ * Memory that somebody else can write is loaded once, checked, and only then used: by
+ * load_shared(address), which is one relaxed load of the type pointed to, and by slot_load for a
+ * slot. Writers of a ring's index pair it with an acquire fence or load of their own.
+ *
+ * Fuzz builds replace it: compiled with -DFUZZ_SHARED, every such load asks fuzz_shared, which the
+ * fuzz target defines, for its bytes. It returns whatever it likes (the input's next bytes), so one
+ * run plays a peer that writes at the worst moment. Whoever reads a ring through load_shared and
+ * slot_load only, and does not read the same field twice, gets such a target for free:
+ * tests/fuzz/fuzz_netmap.c shows how.
  */
 #pragma once
 
-#include <assert.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-enum {
-	NS_BUF_CHANGED = 0x01, /* buf_idx is not the one the slot had */
-	NS_NO_LEARN = 0x08,
-	NS_MOREFRAG = 0x20 /* the frame goes on in the next slot */
-};
+#include "netmap_abi.h"
 
-struct netmap_slot {
-	uint32_t buf_idx;
-	uint16_t len;
-	uint16_t flags;
-	uint64_t ptr;
-};
-static_assert(sizeof(struct netmap_slot) == 16, "netmap ABI");
+#ifdef FUZZ_SHARED
+uint64_t fuzz_shared(const volatile void *address, size_t bytes);
+#define load_shared(address) ((__typeof__(*(address)))fuzz_shared((address), sizeof(*(address))))
+#else
+#define load_shared(address) __atomic_load_n((address), __ATOMIC_RELAXED)
+#endif
 
-struct netmap_ring {
-	int64_t buf_ofs; /* from the ring to buffer 0 of its region, bytes */
-	uint32_t num_slots;
-	uint32_t nr_buf_size; /* bytes */
-	uint16_t ringid;
-	uint16_t dir;  /* 1 tx, 0 rx: opposite to what the header's comment says */
-	uint32_t head; /* first slot the user owns */
-	uint32_t cur;  /* wake-up point */
-	uint32_t tail; /* first slot the other side owns */
-	uint32_t flags;
-	int64_t ts_sec, ts_usec;
-	uint8_t pad[72];
-	uint8_t sem[128] __attribute__((aligned(128)));
-	struct netmap_slot slot[];
-};
-static_assert(offsetof(struct netmap_ring, head) == 20, "netmap ABI");
-static_assert(offsetof(struct netmap_ring, tail) == 28, "netmap ABI");
-static_assert(offsetof(struct netmap_ring, slot) == 256, "netmap ABI");
+/* A slot's buf_idx, len and flags in one load; ptr is not looked at. */
+static inline struct netmap_slot slot_load(const struct netmap_slot *slot)
+{
+	uint64_t word = load_shared((const uint64_t *)slot);
+
+	return (struct netmap_slot){.buf_idx = (uint32_t)word,
+				    .len = (uint16_t)(word >> 32),
+				    .flags = (uint16_t)(word >> 48)};
+}
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the order of a slot's fields in a word");
 
 static inline uint32_t ring_next(const struct netmap_ring *ring, uint32_t i)
 {
