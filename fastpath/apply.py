@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from fastpath import channel, check, outcomes, plan
@@ -290,12 +290,13 @@ class Applier:
         self._live.published = (bridges, ports)
         for bridge in bridges:
             self.outcomes.succeed(bridge.spec.key)
+        present = {port.spec.name for port in ports}
         for port in ports:
-            if port.spec.bridge is not None and port.bridge == NO_BRIDGE:
-                text = f"bridge {port.spec.bridge} is not there"
-                self.outcomes.fail(port.spec.key, Outcome("BRIDGE_ABSENT", text))
-            else:
+            missing = _missing(port, present)
+            if missing.ok:
                 self.outcomes.succeed(port.spec.key)
+            else:
+                self.outcomes.fail(port.spec.key, missing)
 
     def _add_bridge(self, bridge: WireBridge) -> None:
         name = bridge.name
@@ -419,6 +420,18 @@ class Applier:
         for key in self.objects:
             if not key.startswith("static/"):
                 self.outcomes.fail(key, outcomes.of_error(error))
+
+
+def _missing(port: PlacedPort, present: Collection[str]) -> Outcome:
+    """What the port refers to and does not find among the published objects."""
+    spec = port.spec
+    if spec.bridge is not None and port.bridge == NO_BRIDGE:
+        return Outcome("BRIDGE_ABSENT", f"bridge {spec.bridge} is not there")
+    watched = spec.options.get("port", "") if spec.type == "monitor" else ""
+    if watched and watched not in present:
+        text = f"port {watched}, which this one monitors, is not in force"
+        return outcomes.refused("MONITORED_ABSENT", text)
+    return Outcome()
 
 
 def _key(step: plan.Step) -> str | None:

@@ -16,6 +16,7 @@ HINTS = {
     "IFACE_DENIED": "start the keeper with --allow for this name",
     "PRIVILEGE": "start as root, or with the capabilities NET_ADMIN and NET_RAW",
     "KEEPER_ABSENT": "start the keeper; the port comes up by itself then",
+    "MONITORED_ABSENT": "the monitor works by itself as soon as that port does",
     "NETNS_NOT_FOUND": "make it with: ip netns add NAME",
 }
 LOST = Outcome("IFACE_LOST", "the interface is gone", HINTS["IFACE_LOST"])

@@ -22,7 +22,7 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 LAYERS = (
     {"error", "frame", "flow_key", "ring", "stats", "offload", "checksum", "cbpf"}
     | {"netmap_abi", "portspec"},
-    {"parse", "vlan", "fdb"},
+    {"parse", "vlan", "fdb", "monitor"},
     {"port", "bridge", "tx"},
     {"config", "snapshot", "worker"},
     {"engine", "engine_tables", "engine_publish"},

@@ -26,8 +26,7 @@ _LITERAL = re.compile(  # MAC and IPv6 addresses, hexadecimal numbers
     r"(?<![\w:.])(?:0[xX][0-9A-Fa-f]+|(?:[0-9A-Fa-f]{0,4}[:]){2,7}[0-9A-Fa-f.]{0,15}|"
     r"(?:[0-9A-Fa-f]{1,2}[-.]){5}[0-9A-Fa-f]{1,2})(?![\w:])"
 )
-_KEYWORDS = frozenset(
-    """
+_WORDS = """
     src dst host net mask port portrange gateway less greater proto protochain and or not
     broadcast multicast ether link ip ip6 arp rarp tcp udp icmp icmp6 sctp igmp igrp pim vrrp carp
     ah esp inbound outbound vlan mpls pppoed pppoes geneve len ra ta addr1 addr2 addr3 addr4
@@ -39,8 +38,8 @@ _KEYWORDS = frozenset(
     icmp6type icmp6code icmp6-destinationrunreach icmp6-packettoobig icmp6-timeexceeded
     icmp6-parameterproblem icmp6-echo icmp6-echoreply icmp6-routersolicit icmp6-routeradvert
     icmp6-neighborsolicit icmp6-neighboradvert icmp6-redirect
-    """.split()
-)
+"""
+_KEYWORDS = frozenset(_WORDS.split())
 
 
 class FilterError(ValueError):

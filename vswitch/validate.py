@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from vswitch.filters import FilterError, compile_filter
 from vswitch.kinds import Configuration, Key
 from vswitch.kinds.port import PortSpec
 from vswitch.kinds.resource import Stored
@@ -45,6 +46,7 @@ def _check_unused(before: Configuration, after: Configuration, key: Key) -> None
         users = [Key("port", name) for name in after.members(key.name)]
     elif key.kind == "port":
         users = [user for user in before.entries_of_port(key.name) if after.get(user)]
+        users += after.monitors_of_port(key.name)
     else:
         return
     if users:
@@ -74,6 +76,8 @@ def _port(before: Configuration, after: Configuration, key: Key) -> Iterator[Det
             "/spec/bridge", "REFERENCE_NOT_FOUND", f"There is no bridge named {spec.bridge}."
         )
     yield from _claims(after, key.name, spec)
+    yield from _filters(spec)
+    yield from _monitored(after, key.name, spec)
     old = before.ports.get(key.name)
     if old is not None and old.spec.bridge != spec.bridge:
         stranded = [user for user in before.entries_of_port(key.name) if after.get(user)]
@@ -100,6 +104,38 @@ def _claims(after: Configuration, name: str, spec: PortSpec) -> Iterator[Detail]
             )
         for taken in sorted(files.intersection(stored.spec.backend.files())):
             yield Detail("/spec/backend/out", "PORT_BUSY", f"File {taken} is used by port {other}.")
+
+
+def _filters(spec: PortSpec) -> Iterator[Detail]:
+    for member, expression in spec.backend.filters().items():
+        try:
+            compile_filter(expression)
+        except FilterError as error:
+            yield Detail(f"/spec/backend/{member}", "FILTER_INVALID", f"{error}.")
+
+
+def _monitored(after: Configuration, name: str, spec: PortSpec) -> Iterator[Detail]:
+    """A monitor watches a port that is none, from a bridge where its copies do not come back."""
+    target = spec.backend.monitored()
+    if target is not None:
+        watched = after.ports.get(target)
+        if watched is None:
+            text = f"There is no port named {target}."
+            yield Detail("/spec/backend/port", "REFERENCE_NOT_FOUND", text)
+        elif watched.spec.backend.monitored() is not None:
+            text = f"{target} is a monitor; copies are not copied again."
+            yield Detail("/spec/backend/port", "INVALID", text)
+        elif spec.bridge is not None and spec.bridge == watched.spec.bridge:
+            text = f"{target} is in this bridge and would be sent the copies of its own frames."
+            yield Detail("/spec/bridge", "INVALID", text)
+    for key in after.monitors_of_port(name):
+        monitor = after.ports[key.name].spec
+        if target is not None and key.name != name:
+            text = f"{key.name} watches this port; copies are not copied again."
+            yield Detail("/spec/backend", "INVALID", text)
+        elif target is None and spec.bridge is not None and spec.bridge == monitor.bridge:
+            text = f"{key.name} watches this port from there; the copies would come back."
+            yield Detail("/spec/bridge", "INVALID", text)
 
 
 def _entry(after: Configuration, key: Key) -> Iterator[Detail]:

@@ -177,7 +177,8 @@ struct port_ops {
 struct port {
 	/* hot: read by workers */
 	const struct port_ops *ops;
-	void *priv; /* the driver's */
+	void *priv;		 /* the driver's */
+	struct monitor *monitor; /* its frames are copies for it (monitor.h); NULL: real ones */
 	uint16_t id;
 	uint16_t pool; /* memory region for swapping, 0: none */
 	uint16_t rx_queue_count;

@@ -118,6 +118,70 @@ static void build_members(struct snapshot *snapshot)
 	}
 }
 
+/* --- monitors ----------------------------------------------------------------------------------
+ */
+
+/* The monitors at work, in the order of their ids, into `to` unless NULL; how many there are. */
+static unsigned monitors_active(const struct snapshot *snapshot, struct monitor **to)
+{
+	unsigned count = 0;
+
+	for (unsigned p = 0; p < snapshot->tables.ports_max; p++) {
+		const struct port *port = snapshot->tx_ports[p].port;
+
+		/* one that is down has nothing copied for it */
+		if (!port || !port->monitor || !snapshot->configs[p].admin_up)
+			continue;
+		if (to)
+			to[count] = port->monitor;
+		count++;
+	}
+	return count;
+}
+
+/* Those of `active` that want this port's frames; *next moves behind the list. */
+static struct monitor_list monitors_of(const struct port *port, enum monitor_direction direction,
+				       struct monitor *const *active, unsigned count,
+				       struct monitor ***next)
+{
+	struct monitor_list list = {.monitors = *next};
+
+	for (unsigned i = 0; i < count; i++) {
+		if ((active[i]->directions & direction) && strcmp(active[i]->port, port->name) == 0)
+			(*next)[list.count++] = active[i];
+	}
+	*next += list.count;
+	return list;
+}
+
+/* By name: a monitor whose port is not configured waits for it. Monitors are not monitored. */
+static int build_monitors(struct snapshot *snapshot)
+{
+	unsigned count = monitors_active(snapshot, NULL);
+	struct monitor **next;
+
+	if (!count)
+		return 0;
+	snapshot->monitors = zeroed(3 * count, sizeof(struct monitor *));
+	snapshot->monitored = zeroed(snapshot->tables.ports_max, sizeof(*snapshot->monitored));
+	if (!snapshot->monitors || !snapshot->monitored)
+		return -ENOMEM;
+	monitors_active(snapshot, snapshot->monitors);
+	next = snapshot->monitors + count;
+	for (unsigned p = 0; p < snapshot->tables.ports_max; p++) {
+		const struct port *port = snapshot->tx_ports[p].port;
+		struct snapshot_monitored *by = &snapshot->monitored[p];
+
+		if (!port || port->monitor)
+			continue;
+		by->rx = monitors_of(port, MONITOR_RX, snapshot->monitors, count, &next);
+		by->tx = monitors_of(port, MONITOR_TX, snapshot->monitors, count, &next);
+		if (by->tx.count)
+			snapshot->tx_ports[p].monitors = &by->tx;
+	}
+	return 0;
+}
+
 int snapshot_build(const struct engine_config *config, const struct snapshot_parts *parts,
 		   struct snapshot **out, struct error *err)
 {
@@ -153,6 +217,10 @@ int snapshot_build(const struct engine_config *config, const struct snapshot_par
 	    .ports_max = parts->ports_max,
 	    .generation = config->generation,
 	};
+	if (build_monitors(snapshot)) {
+		status = error_set(err, ENOMEM, "out of memory");
+		goto failed;
+	}
 	build_members(snapshot);
 	bridge_reach(snapshot->bridge_ports, parts->ports_max);
 	snapshot_set_ordinals(snapshot, parts->ordinals);
@@ -184,6 +252,8 @@ void snapshot_free(struct snapshot *snapshot)
 	free(snapshot->tx_ports);
 	free(snapshot->configs);
 	free(snapshot->members);
+	free(snapshot->monitors);
+	free(snapshot->monitored);
 	free(snapshot);
 }
 

@@ -25,11 +25,19 @@
 #include "bridge.h"
 #include "config.h"
 #include "error.h"
+#include "monitor.h"
 #include "port.h"
 #include "tx.h"
 
+/* Who monitors a port. */
+struct snapshot_monitored {
+	struct monitor_list rx;
+	struct monitor_list tx;
+};
+
 struct snapshot {
 	uint64_t generation;
+	struct snapshot_monitored *monitored; /* by port id; NULL: no port is monitored */
 	struct bridge_tables tables;
 	struct tx_port *tx_ports;    /* by port id */
 	struct port_config *configs; /* by port id, present ones: polling, cpu */
@@ -37,6 +45,7 @@ struct snapshot {
 	struct bridge_port *bridge_ports;
 	struct bridge_config *bridge_configs; /* by bridge id */
 	uint16_t *members;		      /* the bridges' port lists, one behind the other */
+	struct monitor **monitors;	      /* all, then the lists, one behind the other */
 	unsigned bridges_max;
 };
 

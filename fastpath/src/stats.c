@@ -68,6 +68,7 @@ static const char *const reason_names[] = {
     [DROP_NO_DESTINATION] = "no_destination",
     [DROP_DESTINATION_DOWN] = "destination_down",
     [DROP_RESTART] = "restart",
+    [DROP_MONITOR_FULL] = "monitor_full",
     [DROP_QUEUE_FULL] = "queue_full",
     [DROP_TX_ERROR] = "tx_error",
     [DROP_LINK_DOWN] = "link_down",
@@ -75,6 +76,7 @@ static const char *const reason_names[] = {
     [DROP_OFFLOAD_REFUSED] = "offload_refused",
     [DROP_OFFLOAD_INVALID] = "offload_invalid",
     [DROP_NO_BUFFER] = "no_buffer",
+    [DROP_RECEIVE_ONLY] = "receive_only",
 };
 _Static_assert(sizeof(reason_names) / sizeof(reason_names[0]) == DROP_REASONS,
 	       "every reason has a name");

@@ -38,6 +38,7 @@ enum drop_reason {
 	DROP_NO_DESTINATION,   /* nobody else to flood to */
 	DROP_DESTINATION_DOWN, /* the FDB names a port that is down or not a member */
 	DROP_RESTART,	       /* taken by a forwarder that was killed before it sent it */
+	DROP_MONITOR_FULL,     /* a copy for a monitor whose ring was full */
 	/* on the way out */
 	DROP_QUEUE_FULL,      /* the destination's ring or socket is full */
 	DROP_TX_ERROR,	      /* the device refused the frame */
@@ -46,6 +47,7 @@ enum drop_reason {
 	DROP_OFFLOAD_REFUSED, /* offload_policy refuse and unfinished checksum or segmentation */
 	DROP_OFFLOAD_INVALID, /* offload state that contradicts the frame's bytes */
 	DROP_NO_BUFFER,	      /* no scratch buffer for a copy or a segment */
+	DROP_RECEIVE_ONLY,    /* the destination is a monitor */
 	DROP_REASONS
 };
 

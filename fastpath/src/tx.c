@@ -61,6 +61,15 @@ static inline void tx_lock(pthread_spinlock_t *lock)
 		tx_lock_slow(lock);
 }
 
+/* Under the queue's lock where there is one: monitors see the order in which frames leave. */
+static inline void queue_send(struct way_out *out, struct port_queue *queue,
+			      struct frame *const *frames, unsigned count, struct tx_report *report)
+{
+	if (__builtin_expect(out->to->monitors && !out->tx->copies, 0))
+		monitor_tx(out->to->monitors, frames, count, out->tx->cells);
+	queue->port->ops->tx(queue, frames, count, report);
+}
+
 static void tx_send(struct way_out *out, struct frame *const *frames, unsigned count)
 {
 	struct port *port = out->to->port;
@@ -70,10 +79,10 @@ static void tx_send(struct way_out *out, struct frame *const *frames, unsigned c
 	if (!port->ops->tx_commits)
 		port_commit(&report);
 	if (out->to->exclusive) {
-		port->ops->tx(&port->txq[id], frames, count, &report);
+		queue_send(out, &port->txq[id], frames, count, &report);
 	} else {
 		tx_lock(&out->to->lock[id]);
-		port->ops->tx(&port->txq[id], frames, count, &report);
+		queue_send(out, &port->txq[id], frames, count, &report);
 		pthread_spin_unlock(&out->to->lock[id]);
 	}
 	out->tx->source = report.source;

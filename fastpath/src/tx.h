@@ -21,14 +21,16 @@
 
 #include "bridge.h"
 #include "frame.h"
+#include "monitor.h"
 #include "offload.h"
 #include "port.h"
 #include "stats.h"
 
 struct tx_port {
-	struct port *port;	  /* NULL: not there */
-	pthread_spinlock_t *lock; /* one a transmit queue, as old as the port */
-	uint32_t bridge_mtu;	  /* 0: no limit */
+	struct port *port;		     /* NULL: not there */
+	pthread_spinlock_t *lock;	     /* one a transmit queue, as old as the port */
+	const struct monitor_list *monitors; /* of what it sends; NULL: none */
+	uint32_t bridge_mtu;		     /* 0: no limit */
 	uint8_t offload_policy;
 	bool vlan_filtering;
 	bool exclusive; /* there are at least as many queues as workers */
@@ -43,6 +45,7 @@ struct tx {
 	struct port_counters *cells; /* the worker's, by port id */
 	unsigned ordinal;	     /* for the choice of a queue */
 	struct port_queue *source;   /* whose batch is not committed yet, or NULL */
+	bool copies;	    /* the worker's frames are a monitor's, and are not copied again */
 	uint32_t plain_max; /* bytes of the longest frame of a batch in which each is in one piece
 			     * and finished; 0: the frames have to be looked at */
 	/* for one destination: frames with another tag */

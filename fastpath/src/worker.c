@@ -92,6 +92,9 @@ int worker_batch(struct worker *worker, const struct snapshot *snapshot)
 	if (count <= 0)
 		return count;
 	batch_book(worker, (unsigned)count);
+	if (__builtin_expect(snapshot->monitored && !worker->tx.copies, 0))
+		monitor_rx(&snapshot->monitored[worker->port_id].rx, worker->batch, (unsigned)count,
+			   worker->tx.cells);
 	bridge_forward(&snapshot->tables, worker->port_id, worker->batch, (unsigned)count,
 		       clock_tick(), worker->cell, &worker->work);
 	worker->tx.source = worker->port->ops->rx_commit ? queue : NULL;
@@ -296,6 +299,7 @@ int worker_create(const struct worker_params *params, bool thread, struct worker
 	worker->counters = stats_worker(params->stats, params->row);
 	worker->tx.cells = stats_cells(params->stats, params->row);
 	worker->tx.ordinal = params->row;
+	worker->tx.copies = params->port->monitor != NULL;
 	worker->work.lists.counts = calloc(params->ports_max, sizeof(*worker->work.lists.counts));
 	worker->work.lists.frames = calloc(params->ports_max, sizeof(*worker->work.lists.frames));
 	worker->work.lists.active = calloc(params->ports_max, sizeof(*worker->work.lists.active));

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastpath.native import (
+    NO_BRIDGE,
     Engine,
     NativeError,
     PlacedBridge,
@@ -29,8 +30,8 @@ from fastpath.readings import Counters, PortStatus
 from tests.support.fastpath import bridge, port
 from tests.support.topology import wait_until
 
-BRIDGE = 0
 PORTS_MAX = 32
+BRIDGES_MAX = 4
 
 
 def in_flight(counters: Counters) -> int:
@@ -71,12 +72,12 @@ class Attached:
 
 
 class Switch:
-    """One bridge and its ports; ports not named otherwise are in it."""
+    """A bridge named br0, further ones, and their ports; ports not named otherwise are in br0."""
 
     def __init__(self, **changes: Any) -> None:
-        self.engine = Engine(ports_max=PORTS_MAX, bridges_max=2, workers_max=64)
-        self.bridge = PlacedBridge(BRIDGE, bridge("br0", **changes))
-        self.engine.bridge_add(BRIDGE, "br0", self.bridge.spec.fdb_entries_max, -1)
+        self.engine = Engine(ports_max=PORTS_MAX, bridges_max=BRIDGES_MAX, workers_max=64)
+        self.bridges: dict[str, PlacedBridge] = {}
+        self.add_bridge("br0", **changes)
         self.ports: dict[int, Attached] = {}
         self.departed = NOTHING
         self._generation = 0
@@ -93,10 +94,24 @@ class Switch:
                 self.release(attached)
             self.engine.destroy()
 
+    @property
+    def bridge(self) -> PlacedBridge:
+        return self.bridges["br0"]
+
+    def add_bridge(self, name: str, **changes: Any) -> None:
+        """In force with the next port."""
+        placed = PlacedBridge(len(self.bridges), bridge(name, **changes))
+        self.engine.bridge_add(placed.slot, name, placed.spec.fdb_entries_max, -1)
+        self.bridges[name] = placed
+
     def publish(self) -> None:
         self._generation += 1
-        ports = [PlacedPort(port.slot, port.spec, BRIDGE) for port in self.ports.values()]
-        self.engine.publish(self._generation, [self.bridge], ports)
+        ports = [PlacedPort(p.slot, p.spec, self._slot_of(p)) for p in self.ports.values()]
+        self.engine.publish(self._generation, list(self.bridges.values()), ports)
+
+    def _slot_of(self, attached: Attached) -> int:
+        name = attached.spec.bridge
+        return NO_BRIDGE if name is None else self.bridges[name].slot
 
     def add(
         self, name: str, type: str, options: Mapping[str, str] = {}, **changes: Any
@@ -192,9 +207,16 @@ class Switch:
             assert (counters.tx_bytes == 0) == (counters.tx_frames == 0)
 
 
-def acquire(name: str, type: str, options: Mapping[str, str] = {}, **changes: Any) -> Attached:
+def acquire(
+    name: str,
+    type: str,
+    options: Mapping[str, str] = {},
+    *,
+    bridge: str | None = "br0",
+    **changes: Any,
+) -> Attached:
     """What the keeper does for a port; the result is not attached to any switch."""
-    spec = port(name, type, "br0", options=options, **changes)
+    spec = port(name, type, bridge, options=options, **changes)
     fds, state = port_acquire(type, name, spec.options)
     return Attached(-1, spec, fds, state)
 

@@ -6,15 +6,18 @@ left to the driver. A new type is a class here, its name in :data:`Backend`, and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 from typing_extensions import TypeAliasType
 
+from vswitch.filters import SNAPLEN, TEXT_MAX, compile_filter
 from vswitch.kinds.resource import Spec
-from vswitch.values import FileName, InterfaceName, TapName
+from vswitch.values import FileName, InterfaceName, Name, TapName
 
 Queues = Annotated[int, Field(ge=1, le=16)]
+FilterExpression = Annotated[str, StringConstraints(max_length=TEXT_MAX)]
 
 
 class _Backend(Spec):
@@ -29,6 +32,14 @@ class _Backend(Spec):
     def files(self) -> tuple[str, ...]:
         """Files this port writes."""
         return ()
+
+    def filters(self) -> Mapping[str, str]:
+        """Filter expressions by the member that holds them."""
+        return {}
+
+    def monitored(self) -> str | None:
+        """The port that this one watches."""
+        return None
 
 
 def flatten(fields: dict[str, object], prefix: str = "") -> dict[str, str]:
@@ -158,11 +169,39 @@ class Pcap(_Backend):
         return () if self.out is None else (self.out,)
 
 
+class Monitor(_Backend):
+    """Receives copies of what another port receives and sends; sends nothing itself.
+
+    Put it into a bridge of its own with whoever shall see the copies: a tap, a pcap file.
+    """
+
+    type: Literal["monitor"]
+    port: Name
+    direction: Literal["rx", "tx", "both"] = Field(
+        "both", description="What is copied: frames that the port receives, sends, or both."
+    )
+    filter: FilterExpression = Field(
+        "", description="pcap-filter(7) expression without names: which frames; empty: all."
+    )
+    snaplen: int = Field(
+        SNAPLEN, ge=14, le=SNAPLEN, description="Bytes of a frame that are copied at most."
+    )
+
+    def options(self) -> dict[str, str]:
+        return super().options() | {"filter": compile_filter(self.filter)}
+
+    def filters(self) -> Mapping[str, str]:
+        return {"filter": self.filter}
+
+    def monitored(self) -> str:
+        return self.port
+
+
 Backend = TypeAliasType(
     "Backend",
     Annotated[
-        AfPacket | Tap | Veth | Memory | Null | Pcap,
+        AfPacket | Tap | Veth | Memory | Null | Pcap | Monitor,
         Field(discriminator="type"),
     ],
 )
-TYPES: tuple[str, ...] = ("af_packet", "tap", "veth", "memory", "null", "pcap")
+TYPES: tuple[str, ...] = ("af_packet", "tap", "veth", "memory", "null", "pcap", "monitor")

@@ -57,6 +57,12 @@ class Configuration:
         entries = self.fdb.get(bridge, _EMPTY) if bridge else _EMPTY
         return [entry.key for entry in entries.values() if entry.spec.port == port]
 
+    def monitors_of_port(self, port: str) -> list[Key]:
+        """Ports that watch the port."""
+        return [
+            stored.key for stored in self.ports.values() if stored.spec.backend.monitored() == port
+        ]
+
     def with_changes(
         self, revision: int, changes: Mapping[Key, Stored[Any] | None]
     ) -> Configuration:

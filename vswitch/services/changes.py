@@ -136,6 +136,9 @@ class Changes:
                     gone |= {Key("port", name): None for name in before.members(key.name)}
             elif key.kind == "port" and cascade:
                 gone |= dict.fromkeys(before.entries_of_port(key.name))
+            if cascade:
+                for port in [key for key in gone if key.kind == "port"]:
+                    gone |= dict.fromkeys(before.monitors_of_port(port.name))
             return self._commit(key, gone, None, actor, "delete")
 
     def _replace(
