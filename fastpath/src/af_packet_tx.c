@@ -1,8 +1,7 @@
 /*
  * AF_PACKET, out of the switch: sendmmsg on a socket of its own (protocol 0: it receives
- * nothing), each message a virtio-net header and the frame's fragments. TX_RING reached 0.8 of it
- * in a prototype: the ring saves the system call a frame that sendmmsg saves too, and then
- * allocates and looks up pages a frame.
+ * nothing), each message a virtio-net header and the frame's fragments. Where the port has a send
+ * ring, frames that fit its slots go through that (af_packet_tx_ring.c), the others as here.
  *
  * SO_SNDBUF is real back-pressure on veth and on NICs: EAGAIN means wait, up to AF_TX_WAIT_NS a
  * batch. A queue that did not move in that time is stuck and is not waited for again before it
@@ -25,9 +24,8 @@ static int64_t now_ns(void)
 	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
 }
 
-/* false: the time is over. ENOBUFS comes from the device's queue, which POLLOUT knows nothing of.
- */
-static bool wait_for_room(struct af_tx *tx, int error, int64_t *deadline)
+/* ENOBUFS comes from the device's queue, which POLLOUT knows nothing of. */
+bool af_tx_wait(struct af_tx *tx, int error, int64_t *deadline)
 {
 	const struct timespec pause = {.tv_nsec = 50000};
 	int64_t now = now_ns();
@@ -51,7 +49,7 @@ static bool wait_for_room(struct af_tx *tx, int error, int64_t *deadline)
 	return true;
 }
 
-static enum drop_reason drop_reason_of(int error, const struct frame *frame)
+enum drop_reason af_tx_drop_reason(int error, const struct frame *frame)
 {
 	switch (error) {
 	case EMSGSIZE:
@@ -92,11 +90,10 @@ static void send_messages(struct af_tx *tx, struct frame *const *frames, unsigne
 		}
 		if (error == EINTR)
 			continue;
-		if ((error == EAGAIN || error == ENOBUFS) && wait_for_room(tx, error, deadline))
+		if ((error == EAGAIN || error == ENOBUFS) && af_tx_wait(tx, error, deadline))
 			continue;
-		enum drop_reason reason = drop_reason_of(error, frames[done]);
-		/* A full queue or a dead link is so for all; anything else for this frame only. */
-		bool all = reason == DROP_QUEUE_FULL || reason == DROP_LINK_DOWN;
+		enum drop_reason reason = af_tx_drop_reason(error, frames[done]);
+		bool all = af_tx_drop_all(reason);
 
 		report->drops[reason] += all ? count - done : 1;
 		done = all ? count : done + 1;
@@ -140,11 +137,9 @@ static unsigned message_set(struct mmsghdr *message, struct iovec *iov, unsigned
 	return n;
 }
 
-void af_tx(struct port_queue *queue, struct frame *const *frames, unsigned count,
-	   struct tx_report *report)
+static void send_batch(struct af_tx *tx, struct frame *const *frames, unsigned count,
+		       int64_t *deadline, struct tx_report *report)
 {
-	struct af_tx *tx = queue->priv;
-	int64_t deadline = 0;
 	unsigned first = 0, messages = 0, vectors = 0;
 
 	for (unsigned i = 0; i < count; i++) {
@@ -154,7 +149,7 @@ void af_tx(struct port_queue *queue, struct frame *const *frames, unsigned count
 			used = message_set(&tx->messages[messages], &tx->iov[vectors],
 					   AF_IOVECS - vectors, frames[i]);
 		if (!used) {
-			send_messages(tx, frames + first, messages, &deadline, report);
+			send_messages(tx, frames + first, messages, deadline, report);
 			first = i;
 			messages = vectors = 0;
 			used = message_set(&tx->messages[0], tx->iov, AF_IOVECS, frames[i]);
@@ -162,5 +157,30 @@ void af_tx(struct port_queue *queue, struct frame *const *frames, unsigned count
 		messages++;
 		vectors += used;
 	}
-	send_messages(tx, frames + first, messages, &deadline, report);
+	send_messages(tx, frames + first, messages, deadline, report);
+}
+
+void af_tx(struct port_queue *queue, struct frame *const *frames, unsigned count,
+	   struct tx_report *report)
+{
+	struct af_tx *tx = queue->priv;
+	int64_t deadline = 0;
+	unsigned first = 0;
+
+	if (!tx->room) {
+		send_batch(tx, frames, count, &deadline, report);
+		return;
+	}
+	while (first < count) {
+		bool fits = frames[first]->frame_len <= tx->room;
+		unsigned end = first + 1;
+
+		while (end < count && (frames[end]->frame_len <= tx->room) == fits)
+			end++;
+		if (fits)
+			af_tx_ring(tx, frames + first, end - first, &deadline, report);
+		else
+			send_batch(tx, frames + first, end - first, &deadline, report);
+		first = end;
+	}
 }

@@ -71,7 +71,7 @@ struct port_status {
 	uint32_t rx_queues;
 	uint32_t tx_queues;
 	uint32_t kernel_drops; /* just read, for the next rx to book: wake who may be asleep */
-	char detail[96];       /* what serves the port: "TPACKET_V2, 256 slots of 68 KB" */
+	char detail[256];      /* what serves the port: "TPACKET_V2, 256 slots of 68 KB" */
 };
 
 enum port_polling {

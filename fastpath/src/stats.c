@@ -77,6 +77,7 @@ static const char *const reason_names[] = {
     [DROP_OFFLOAD_INVALID] = "offload_invalid",
     [DROP_NO_BUFFER] = "no_buffer",
     [DROP_RECEIVE_ONLY] = "receive_only",
+    [DROP_VLAN_UNSUPPORTED] = "vlan_unsupported",
 };
 _Static_assert(sizeof(reason_names) / sizeof(reason_names[0]) == DROP_REASONS,
 	       "every reason has a name");

@@ -48,6 +48,8 @@ enum drop_reason {
 	DROP_OFFLOAD_INVALID, /* offload state that contradicts the frame's bytes */
 	DROP_NO_BUFFER,	      /* no scratch buffer for a copy or a segment */
 	DROP_RECEIVE_ONLY,    /* the destination is a monitor */
+	/* on the way in */
+	DROP_VLAN_UNSUPPORTED, /* tagged, and the receiving port cannot tell with what */
 	DROP_REASONS
 };
 

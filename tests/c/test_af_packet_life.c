@@ -40,7 +40,6 @@ static void test_options(void)
 	check_refused("ifname", "..", "", "ifname");
 	check_refused("ifname", "a/b", "", "ifname");
 	check_refused("ifname", "sixteen-letters-", "", "ifname");
-	check_refused("version", "1", "UNSUPPORTED", "VLAN");
 	check_refused("version", "4", "", "version");
 	check_refused("optimize_for", "fun", "", "optimize_for");
 	check_refused("queues", "0", "", "queues");
@@ -249,17 +248,17 @@ static void release_one(struct af_rx *rx)
 {
 	_Atomic uint32_t *status;
 
-	if (rx->v3) {
+	if (rx->version == 3) {
 		struct tpacket_block_desc *block =
-		    (struct tpacket_block_desc *)(rx->ring + (rx->released & rx->block_mask) *
+		    (struct tpacket_block_desc *)(rx->ring + (rx->released % rx->blocks) *
 								 (size_t)rx->block_bytes);
 
 		if (rx->released == rx->cursor >> AF_PACKET_BITS)
 			return;
 		status = (_Atomic uint32_t *)&block->hdr.bh1.block_status;
 	} else {
-		status = (_Atomic uint32_t *)(rx->ring +
-					      ((rx->released & rx->slot_mask) << rx->slot_shift));
+		/* V1's is a long; what a slot is ready with is in its lower half. */
+		status = (_Atomic uint32_t *)af_slot(&rx->slots, rx->released);
 	}
 	atomic_store_explicit(status, TP_STATUS_KERNEL, memory_order_release);
 }
@@ -360,12 +359,15 @@ int main(void)
 	host0 = host_open("h0");
 	host1 = host_open("h1");
 	test_options();
+	test_queues("1");
 	test_queues("2");
 	test_queues("3");
+	test_interface("1");
 	test_interface("2");
 	test_interface("3");
 	test_refused();
 	test_queue_full();
+	test_deaths("1");
 	test_deaths("2");
 	test_deaths("3");
 	return check_result();

@@ -59,8 +59,10 @@ class AfPacket(_Backend):
 
     type: Literal["af_packet"]
     ifname: InterfaceName
-    version: Literal[2, 3] | None = Field(
-        None, description="TPACKET version; null: 2 for latency, 3 for throughput."
+    version: Literal[1, 2, 3] | None = Field(
+        None,
+        description="TPACKET version; null: 2 for latency, 3 for throughput. Version 1 cannot "
+        "carry VLAN tags: tagged frames are dropped as vlan_unsupported.",
     )
     queues: Queues = Field(1, description="Sockets that share the interface's frames.")
     fanout: Literal["hash", "lb", "cpu", "rnd", "rollover", "qm"] = Field(
