@@ -21,14 +21,15 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 # Lowest first. A file sees its own layer and those below it.
 LAYERS = (
     {"error", "frame", "flow_key", "ring", "stats", "offload", "checksum", "cbpf"}
-    | {"netmap_abi", "portspec"},
+    | {"netmap_abi", "portspec", "overlay_wire", "vxlan_wire"},
     {"parse", "vlan", "fdb", "monitor"},
-    {"port", "bridge", "tx"},
+    {"port", "bridge", "tx"}
+    | {"port_overlay", "overlay", "overlay_open", "overlay_rx", "overlay_tx"},
     {"config", "snapshot", "worker"},
     {"engine", "engine_tables", "engine_publish"},
 )
 # Byte work, testable on arrays: no port, no system call.
-PURE = {"parse", "vlan", "fdb", "offload", "checksum"}
+PURE = {"parse", "vlan", "fdb", "offload", "checksum", "overlay_wire", "vxlan_wire"}
 SYSTEM_HEADERS_OF_PURE = {
     "arpa/inet.h",
     "assert.h",

@@ -37,6 +37,9 @@ enum drop_reason {
 	DROP_FLOOD_OFF,	       /* flooding of this class is switched off */
 	DROP_NO_DESTINATION,   /* nobody else to flood to */
 	DROP_DESTINATION_DOWN, /* the FDB names a port that is down or not a member */
+	DROP_UNKNOWN_PEER,     /* a datagram from an address that is no peer's */
+	DROP_OVERLAY_INVALID,  /* a datagram whose encapsulation header is wrong */
+	DROP_UNKNOWN_VNI,      /* a datagram of another overlay network */
 	DROP_RESTART,	       /* taken by a forwarder that was killed before it sent it */
 	DROP_MONITOR_FULL,     /* a copy for a monitor whose ring was full */
 	/* on the way out */

@@ -14,6 +14,17 @@ from typing import ClassVar, Protocol
 
 from scapy.utils import RawPcapReader, RawPcapWriter
 
+from tests.support.overlay import (
+    SWITCH,
+    UDP_PORT,
+    VXLAN_PORT,
+    UdpPeer,
+    Underlay,
+    overlay_datagram,
+    udp_options,
+    vxlan_datagram,
+    vxlan_options,
+)
 from tests.support.switch import Attached, Switch, acquire
 from tests.support.topology import Topology, run, wait_until
 from tests.support.wire import HostPort, in_netns
@@ -113,7 +124,7 @@ class NetdevRig:
     type: str
     port: Attached
     net: Topology
-    peer: HostPort
+    peer: HostPort | UdpPeer
 
     def open(self, options: Mapping[str, str] = {}) -> Attached:
         raise NotImplementedError
@@ -215,10 +226,69 @@ class TapRig(NetdevRig):
         self.net.close()
 
 
+class OverlayRig(NetdevRig):
+    """A socket at the other end of a veth pair that speaks the encapsulation."""
+
+    net: Underlay
+    peer: UdpPeer
+    udp_port: int
+    encode: Callable[[bytes], bytes]
+
+    def __init__(self, home: Path) -> None:
+        del home
+        # Room for the outer headers: what is fragmented may be lost in parts.
+        self.net = Underlay(hosts=1, mtu=MTU + 100).__enter__()
+        try:
+            self.peer = UdpPeer(
+                self.net.hosts[0],
+                (self.net.addresses[0], self.udp_port),
+                (SWITCH, self.udp_port),
+                type(self).encode,
+            )
+        except BaseException:
+            self.net.close()
+            raise
+
+    def wanted(self) -> dict[str, str]:
+        raise NotImplementedError
+
+    def open(self, options: Mapping[str, str] = {}) -> Attached:
+        wanted = self.wanted() | dict(options)
+        self.port = in_netns(self.net.switch, lambda: acquire("p1", self.type, wanted))
+        return self.port
+
+    def link(self, up: bool) -> None:
+        set_link = ("ip", "-n", self.net.switch, "link", "set", self.net.switch_ifs[0])
+        run(*set_link, "up" if up else "down")
+        if up:
+            self.net.route(0)  # went with the link
+
+
+class VxlanRig(OverlayRig):
+    type = "vxlan"
+    udp_port = VXLAN_PORT
+    encode = staticmethod(vxlan_datagram)
+
+    def wanted(self) -> dict[str, str]:
+        # One source port, so that frames of different flows keep their order too.
+        return vxlan_options(self.net.addresses[:1]) | {"source_ports": "1"}
+
+
+class UdpRig(OverlayRig):
+    type = "udp"
+    udp_port = UDP_PORT
+    encode = staticmethod(overlay_datagram)
+
+    def wanted(self) -> dict[str, str]:
+        return udp_options(self.net.addresses[:1])
+
+
 NETDEV_RIGS: dict[str, Callable[[Path], NetdevRig]] = {
     "af_packet-v2": AfPacketRig,
     "af_packet-v3": AfPacketV3Rig,
     "tap": TapRig,
+    "udp": UdpRig,
+    "vxlan": VxlanRig,
 }
 RIGS: dict[str, Callable[[Path], Rig]] = {"memory": MemoryRig, "pcap": PcapRig, **NETDEV_RIGS}
 

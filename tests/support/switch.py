@@ -142,6 +142,12 @@ class Switch:
         self.detach(attached)
         self.release(attached)
 
+    def clear(self) -> None:
+        """Remove every port: before the namespaces go that hold their devices."""
+        self.settle()
+        for attached in list(self.ports.values()):
+            self.remove(attached)
+
     @staticmethod
     def release(attached: Attached) -> None:
         """Close the fds as the keeper does."""
