@@ -30,7 +30,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "ring.h"
+#include "port_bell.h"
+#include "ring_frames.h"
 
 enum {
 	MEMORY_BUFFER_BYTES = 2048 + 64,
@@ -39,20 +40,14 @@ enum {
 	MEMORY_SLOTS_MAX = 16384,
 	MEMORY_POOL = 1,	      /* frame->pool of its buffers */
 	MEMORY_BUFFERS_MAX = 4 << 20, /* 8 GB of addresses, touched as ports come */
-	MEMORY_VNET_BYTES = sizeof(struct frame_offload),
-	RX_SLOT_BAD = 1 << 16, /* beside the flags of a slot */
-	RX_VNET = 1 << 17
 };
 
+static const struct ring_shape shape = {
+    .buffer_bytes = MEMORY_BUFFER_BYTES, .buffers = MEMORY_BUFFERS_MAX, .pool = MEMORY_POOL};
+
 struct memory_rx {
-	struct netmap_ring *ring;
-	uint8_t *buffers; /* buffer 0 */
-	uint32_t head;	  /* what ring->head is; the switch's own copy */
-	uint32_t taken;	  /* what it becomes with rx_done */
-	uint32_t slots;
-	uint32_t vnet_bytes;
+	struct ring_rx in; /* first: hot */
 	int doorbell;
-	struct frame *fragments; /* `slots` descriptors for what follows a first fragment */
 	_Alignas(64) _Atomic uint32_t rung;
 };
 
@@ -197,17 +192,18 @@ static int queue_open(struct memory_port *memory, unsigned queue)
 	struct memory_rx *rx = &memory->rx[queue];
 	struct memory_tx *tx = &memory->tx[queue];
 
-	rx->slots = tx->slots = memory->slots;
-	rx->vnet_bytes = tx->vnet_bytes = memory->vnet_hdr ? MEMORY_VNET_BYTES : 0;
+	rx->in.shape = shape;
+	rx->in.slots = tx->slots = memory->slots;
+	rx->in.vnet_bytes = tx->vnet_bytes = memory->vnet_hdr ? RING_VNET_BYTES : 0;
 	rx->doorbell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	rx->fragments = calloc(memory->slots, sizeof(struct frame));
-	rx->ring = ring_new(memory->slots, (uint16_t)queue, false);
+	rx->in.fragments = calloc(memory->slots, sizeof(struct frame));
+	rx->in.ring = ring_new(memory->slots, (uint16_t)queue, false);
 	tx->ring = ring_new(memory->slots, (uint16_t)queue, true);
 	if (rx->doorbell < 0)
 		return -errno;
-	if (!rx->fragments || !rx->ring || !tx->ring)
+	if (!rx->in.fragments || !rx->in.ring || !tx->ring)
 		return -ENOMEM;
-	rx->buffers = ring_buffer(rx->ring, 0);
+	rx->in.buffers = ring_buffer(rx->in.ring, 0);
 	tx->buffers = ring_buffer(tx->ring, 0);
 	return 0;
 }
@@ -218,8 +214,8 @@ static void queue_close(struct memory_port *memory, unsigned queue)
 
 	if (rx->doorbell >= 0)
 		close(rx->doorbell);
-	free(rx->fragments);
-	ring_free(rx->ring);
+	free(rx->in.fragments);
+	ring_free(rx->in.ring);
 	ring_free(memory->tx[queue].ring);
 }
 
@@ -291,161 +287,22 @@ static void memory_poll_status(struct port *port, struct port_status *status)
 
 /* --- rx: worker ------------------------------------------------------------------------------ */
 
-static inline _Atomic uint32_t *shared(uint32_t *word)
+static int memory_rx(struct port_queue *queue, struct frame *batch, unsigned max,
+		     struct port_counters *cell)
 {
-	return (_Atomic uint32_t *)word;
-}
+	struct memory_rx *rx = queue->priv;
+	uint32_t tail = atomic_load(ring_shared(&rx->in.ring->tail));
 
-/* Nothing is there: takes the doorbell back, so that poll sleeps until the next ring. */
-static uint32_t rx_tail_when_empty(struct memory_rx *rx)
-{
-	uint64_t count;
-
-	if (!atomic_load_explicit(&rx->rung, memory_order_relaxed))
-		return rx->head;
-	/* not written yet: poll will return at once and we come again */
-	if (read(rx->doorbell, &count, sizeof(count)) == (ssize_t)sizeof(count))
-		atomic_store(&rx->rung, 0);
-	return atomic_load(shared(&rx->ring->tail));
-}
-
-static inline uint8_t *buffer_at(uint8_t *buffers, uint32_t buf_idx)
-{
-	return buffers + (size_t)buf_idx * MEMORY_BUFFER_BYTES;
-}
-
-/* The switch's view of one slot, loaded once. `odd`: not one plain frame in a sound slot. */
-static inline void rx_slot(struct memory_rx *rx, struct netmap_slot *slot, struct frame *frame,
-			   unsigned *odd)
-{
-	uint32_t buf_idx = slot->buf_idx;
-	uint16_t len = slot->len;
-
-	*odd = slot->flags & (NS_MOREFRAG | NS_NO_LEARN);
-	if (__builtin_expect(buf_idx >= MEMORY_BUFFERS_MAX || len > MEMORY_BUFFER_BYTES, 0)) {
-		*odd |= RX_SLOT_BAD;
-		buf_idx = 0;
-		len = 0;
-	}
-	*frame = (struct frame){
-	    .data = buffer_at(rx->buffers, buf_idx),
-	    .slot = slot,
-	    .len = len,
-	    .frame_len = len,
-	    .pool = MEMORY_POOL,
-	};
-}
-
-static inline uint32_t slot_next(uint32_t at, uint32_t slots)
-{
-	return at + 1 == slots ? 0 : at + 1;
-}
-
-static bool rx_vnet(struct memory_rx *rx, struct frame *frame)
-{
-	if (frame->len < rx->vnet_bytes)
-		return false;
-	memcpy(&frame->offload, frame->data, sizeof(frame->offload));
-	frame->data += rx->vnet_bytes;
-	frame->headroom = (uint16_t)rx->vnet_bytes;
-	frame->len -= rx->vnet_bytes;
-	frame->frame_len -= rx->vnet_bytes;
-	return true;
-}
-
-/*
- * Collects the rest of a chain whose first slot is at. Returns the slot behind it; *sound turns
- * false for a chain with a bad slot, too many of them, or whose end is not there.
- */
-static uint32_t rx_chain(struct memory_rx *rx, uint32_t at, uint32_t tail, struct frame *first,
-			 struct frame *fragment, bool *sound)
-{
-	struct frame *last = first;
-	unsigned odd = NS_MOREFRAG;
-	unsigned count = 1;
-
-	while (odd & NS_MOREFRAG) {
-		at = ring_next(rx->ring, at);
-		if (at == tail || count == FRAME_FRAGS_MAX) {
-			*sound = false;
-			return at;
-		}
-		rx_slot(rx, &rx->ring->slot[at], fragment, &odd);
-		*sound &= !(odd & RX_SLOT_BAD);
-		first->frame_len += fragment->len;
-		last->next = fragment;
-		last = fragment++;
-		count++;
-	}
-	*sound &= first->frame_len <= FRAME_LEN_MAX;
-	return ring_next(rx->ring, at);
+	if (tail == rx->in.head && port_bell_take(rx->doorbell, &rx->rung))
+		tail = atomic_load(ring_shared(&rx->in.ring->tail));
+	return ring_rx(&rx->in, shape, tail, batch, max, cell);
 }
 
 static void memory_rx_done(struct port_queue *queue)
 {
 	struct memory_rx *rx = queue->priv;
 
-	rx->head = rx->taken;
-	rx->ring->cur = rx->taken;
-	/* orders with the far end's look at head: it rings, or the next rx sees the new tail */
-	atomic_store(shared(&rx->ring->head), rx->taken);
-}
-
-/*
- * The long way of a frame that is not one plain slot: a chain, one with a virtio-net header, or a
- * bad one, which is booked and returned as false. *at moves behind it.
- */
-static bool rx_odd(struct memory_rx *rx, uint32_t *at, uint32_t tail, struct frame *frame,
-		   struct frame **fragment, unsigned odd, struct port_counters *cell)
-{
-	bool sound = !(odd & RX_SLOT_BAD);
-	uint32_t next = slot_next(*at, rx->slots);
-
-	if (odd & NS_NO_LEARN)
-		frame->flags |= FRAME_NO_LEARN;
-	if (odd & NS_MOREFRAG) {
-		next = rx_chain(rx, *at, tail, frame, *fragment, &sound);
-		for (const struct frame *f = frame->next; f; f = f->next)
-			++*fragment;
-	}
-	*at = next;
-	if (sound && (!rx->vnet_bytes || rx_vnet(rx, frame)))
-		return true;
-	counter_add(&cell->rx_frames, 1);
-	counter_add(&cell->rx_bytes, frame->frame_len);
-	counter_add(&cell->rx_drops[DROP_MALFORMED], 1);
-	return false;
-}
-
-static int memory_rx(struct port_queue *queue, struct frame *batch, unsigned max,
-		     struct port_counters *cell)
-{
-	struct memory_rx *rx = queue->priv;
-	uint32_t at = rx->head;
-	uint32_t tail = atomic_load(shared(&rx->ring->tail));
-	uint32_t slots = rx->slots;
-	unsigned always_odd = rx->vnet_bytes ? RX_VNET : 0;
-	struct frame *fragment = rx->fragments, *frame = batch, *end = batch + max;
-
-	if (at == tail)
-		tail = rx_tail_when_empty(rx);
-	while (at != tail && frame != end) {
-		unsigned odd;
-
-		rx_slot(rx, &rx->ring->slot[at], frame, &odd);
-		__builtin_prefetch(frame->data);
-		odd |= always_odd;
-		if (__builtin_expect(!odd, 1)) {
-			at = slot_next(at, slots);
-			frame++;
-		} else {
-			frame += rx_odd(rx, &at, tail, frame, &fragment, odd, cell);
-		}
-	}
-	rx->taken = at;
-	if (frame == batch && at != rx->head)
-		memory_rx_done(queue); /* nothing for the caller to give back */
-	return (int)(frame - batch);
+	ring_rx_done(&rx->in);
 }
 
 static int memory_rx_fd(const struct port_queue *queue)
@@ -478,55 +335,12 @@ static inline bool tx_may_swap(const struct frame *frame)
 	       !frame->next;
 }
 
-/* Copies header and fragments into slots from `at` on; returns the slot behind the frame. */
-static uint32_t tx_copy(struct memory_tx *tx, uint32_t at, const struct frame *frame)
-{
-	struct netmap_slot *slot = &tx->ring->slot[at];
-	uint8_t *to = ring_buffer(tx->ring, slot->buf_idx);
-	uint32_t used = tx->vnet_bytes;
-
-	if (used)
-		memcpy(to, &frame->offload, sizeof(frame->offload));
-	for (; frame; frame = frame->next) {
-		const uint8_t *from = frame->data;
-		uint32_t left = frame->len;
-
-		while (left) {
-			uint32_t part = MEMORY_BUFFER_BYTES - used;
-
-			if (!part) {
-				slot->len = MEMORY_BUFFER_BYTES;
-				slot->flags = NS_MOREFRAG;
-				at = ring_next(tx->ring, at);
-				slot = &tx->ring->slot[at];
-				to = ring_buffer(tx->ring, slot->buf_idx);
-				used = 0;
-				continue;
-			}
-			if (part > left)
-				part = left;
-			memcpy(to + used, from, part);
-			used += part;
-			from += part;
-			left -= part;
-		}
-	}
-	slot->len = (uint16_t)used;
-	slot->flags = 0;
-	return ring_next(tx->ring, at);
-}
-
-static uint32_t slots_needed(const struct memory_tx *tx, const struct frame *frame)
-{
-	return (frame->frame_len + tx->vnet_bytes + MEMORY_BUFFER_BYTES - 1) / MEMORY_BUFFER_BYTES;
-}
-
 static void memory_tx(struct port_queue *queue, struct frame *const *frames, unsigned count,
 		      struct tx_report *report)
 {
 	struct memory_tx *tx = queue->priv;
 	uint32_t at = tx->head;
-	uint32_t tail = atomic_load_explicit(shared(&tx->ring->tail), memory_order_acquire);
+	uint32_t tail = atomic_load_explicit(ring_shared(&tx->ring->tail), memory_order_acquire);
 	uint32_t slots = tx->slots, vnet_bytes = tx->vnet_bytes;
 	uint32_t space = ring_space(at, tail, slots);
 	uint32_t refused = 0;
@@ -540,24 +354,25 @@ static void memory_tx(struct port_queue *queue, struct frame *const *frames, uns
 
 			slot_swap(slot, frame->slot);
 			slot->len = (uint16_t)frame->len;
-			at = slot_next(at, slots);
+			at = ring_slot_next(at, slots);
 			space--;
 		} else {
-			uint32_t need = slots_needed(tx, frame);
+			uint32_t need = ring_slots_needed(MEMORY_BUFFER_BYTES, vnet_bytes, frame);
 
 			if (need > space) {
 				report->drops[need >= slots ? DROP_TOO_BIG : DROP_QUEUE_FULL]++;
 				refused++;
 				continue;
 			}
-			at = tx_copy(tx, at, frame);
+			at = ring_copy_in(tx->ring, tx->buffers, shape, slots, vnet_bytes, at,
+					  frame);
 			space -= need;
 		}
 		bytes += frame->frame_len;
 	}
 	tx->head = at;
 	tx->ring->cur = at;
-	atomic_store_explicit(shared(&tx->ring->head), at, memory_order_release);
+	atomic_store_explicit(ring_shared(&tx->ring->head), at, memory_order_release);
 	report->sent += count - refused;
 	report->sent_bytes += bytes;
 }
@@ -574,14 +389,14 @@ int memory_put(struct port *port, uint16_t queue, const uint8_t *bytes, uint32_t
 	if (queue >= memory->queues)
 		return -EINVAL;
 	rx = &memory->rx[queue];
-	ring = rx->ring;
+	ring = rx->in.ring;
 	need = (len + MEMORY_BUFFER_BYTES - 1) / MEMORY_BUFFER_BYTES;
-	if (!len || need >= rx->slots || need > FRAME_FRAGS_MAX ||
-	    len > FRAME_LEN_MAX + rx->vnet_bytes)
+	if (!len || need >= rx->in.slots || need > FRAME_FRAGS_MAX ||
+	    len > FRAME_LEN_MAX + rx->in.vnet_bytes)
 		return -EMSGSIZE;
-	first = tail = atomic_load_explicit(shared(&ring->tail), memory_order_relaxed);
-	head = atomic_load_explicit(shared(&ring->head), memory_order_acquire);
-	if (rx->slots - 1 - ring_space(head, tail, rx->slots) < need)
+	first = tail = atomic_load_explicit(ring_shared(&ring->tail), memory_order_relaxed);
+	head = atomic_load_explicit(ring_shared(&ring->head), memory_order_acquire);
+	if (rx->in.slots - 1 - ring_space(head, tail, rx->in.slots) < need)
 		return -EAGAIN;
 	while (len) {
 		struct netmap_slot *slot = &ring->slot[tail];
@@ -594,13 +409,9 @@ int memory_put(struct port *port, uint16_t queue, const uint8_t *bytes, uint32_t
 		len -= part;
 		tail = ring_next(ring, tail);
 	}
-	atomic_store(shared(&ring->tail), tail);
-	if (atomic_load(shared(&ring->head)) == first && !atomic_exchange(&rx->rung, 1)) {
-		uint64_t one = 1;
-
-		while (write(rx->doorbell, &one, sizeof(one)) < 0 && errno == EINTR)
-			;
-	}
+	atomic_store(ring_shared(&ring->tail), tail);
+	if (atomic_load(ring_shared(&ring->head)) == first)
+		port_bell_ring(rx->doorbell, &rx->rung);
 	return 0;
 }
 
@@ -614,8 +425,9 @@ int memory_take(struct port *port, uint16_t queue, uint8_t *bytes, uint32_t room
 	if (queue >= memory->queues)
 		return -EINVAL;
 	ring = memory->tx[queue].ring;
-	head = atomic_load_explicit(shared(&ring->head), memory_order_acquire);
-	first = ring_next(ring, atomic_load_explicit(shared(&ring->tail), memory_order_relaxed));
+	head = atomic_load_explicit(ring_shared(&ring->head), memory_order_acquire);
+	first =
+	    ring_next(ring, atomic_load_explicit(ring_shared(&ring->tail), memory_order_relaxed));
 	if (first == head)
 		return -EAGAIN;
 	for (at = first; more; at = ring_next(ring, at)) {
@@ -631,7 +443,7 @@ int memory_take(struct port *port, uint16_t queue, uint8_t *bytes, uint32_t room
 		more = ring->slot[at].flags & NS_MOREFRAG;
 	}
 	/* tail is the last slot the far end is done with */
-	atomic_store_explicit(shared(&ring->tail), (at ? at : ring->num_slots) - 1,
+	atomic_store_explicit(ring_shared(&ring->tail), (at ? at : ring->num_slots) - 1,
 			      memory_order_release);
 	return (int)len;
 }
@@ -642,7 +454,7 @@ struct netmap_ring *memory_ring(struct port *port, uint16_t queue, bool tx)
 
 	if (queue >= memory->queues)
 		return NULL;
-	return tx ? memory->tx[queue].ring : memory->rx[queue].ring;
+	return tx ? memory->tx[queue].ring : memory->rx[queue].in.ring;
 }
 
 const struct port_ops port_memory_ops = {
