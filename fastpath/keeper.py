@@ -389,7 +389,9 @@ class Keeper:
             self._send(child, channel.Acquired(request.id, request.name, "LIMIT", limit, None))
             return
         try:
-            bundle, fds = self._opener.open(request.name, request.type, request.options)
+            bundle, fds = self._opener.open(
+                request.name, request.type, request.options, self._bundles.values()
+            )
         except OpenError as error:
             log.debug("port %s: %s", request.name, error)
             answer = channel.Acquired(request.id, request.name, error.code, str(error), None)

@@ -13,11 +13,11 @@ import hashlib
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastpath import devices, native, rights
+from fastpath import devices, native, pipes, rights
 from fastpath.channel import Bundle, close_all
 from fastpath.check import OPTION_BYTES_MAX, OPTIONS_MAX
 from fastpath.devices import DeviceError
@@ -88,11 +88,23 @@ class Opener:
             result[VETH] = result["af_packet"] or _net_admin()
         return result
 
-    def open(self, port: str, type: str, options: Mapping[str, str]) -> tuple[Bundle, list[int]]:
-        """The device and its fds, which are the caller's. OpenError says why not."""
+    def open(
+        self,
+        port: str,
+        type: str,
+        options: Mapping[str, str],
+        held: Collection[pipes.Held] = (),
+    ) -> tuple[Bundle, list[int]]:
+        """The device and its fds, which are the caller's. OpenError says why not.
+
+        ``held``: what the keeper has open; a pipe's second end shares the first one's memory.
+        """
         self._check(type, options)
         driver, driver_options = self._driver(type, options)
         try:
+            if type == pipes.PIPE and (shared := pipes.share(options, held)) is not None:
+                fds, state = shared
+                return Bundle(port, type, dict(options), driver, driver_options, state), fds
             if type == VETH:
                 devices.make_veth(
                     options["name"],
@@ -103,7 +115,7 @@ class Opener:
             fds, state = native.port_acquire(driver, port, driver_options)
             if type == "tap":
                 self._check_given(port, driver_options, fds, state)
-        except DeviceError as error:
+        except (DeviceError, pipes.PipeError) as error:
             raise OpenError(error.code, str(error)) from error
         except native.NativeError as error:
             raise OpenError(_code(error), error.message) from error
@@ -169,6 +181,8 @@ class Opener:
                 Policy(allow=("*", *ALWAYS_DENIED)).check(options[name])
             elif type != "tap" or not _NUMBERED.fullmatch(options[name]):
                 self.policy.check(options[name])
+        if type == pipes.PIPE and (text := pipes.problem(options)):
+            raise OpenError("INVALID", text)
         netns = options.get("netns", "")
         if type == VETH and netns and (not _NETNS.fullmatch(netns) or netns in (".", "..")):
             raise OpenError("INVALID", f"{netns!r} is no name of a network namespace")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from vswitch.filters import FilterError, compile_filter
 from vswitch.kinds import Configuration, Key
+from vswitch.kinds.backends import Pipe
 from vswitch.kinds.port import PortSpec
 from vswitch.kinds.resource import Stored
 from vswitch.problems import Detail, Problem, of_details
@@ -78,6 +79,8 @@ def _port(before: Configuration, after: Configuration, key: Key) -> Iterator[Det
     yield from _claims(after, key.name, spec)
     yield from _filters(spec)
     yield from _monitored(after, key.name, spec)
+    if isinstance(spec.backend, Pipe):
+        yield from _pipe(after, key.name, spec, spec.backend)
     old = before.ports.get(key.name)
     if old is not None and old.spec.bridge != spec.bridge:
         stranded = [user for user in before.entries_of_port(key.name) if after.get(user)]
@@ -91,9 +94,10 @@ def _port(before: Configuration, after: Configuration, key: Key) -> Iterator[Det
 
 
 def _claims(after: Configuration, name: str, spec: PortSpec) -> Iterator[Detail]:
-    """An interface or an output file serves one port. The number of ports is bounded."""
+    """An interface, a file or an end serves one port. The number of ports is bounded."""
     devices, files = set(spec.backend.devices()), set(spec.backend.files())
-    if not devices and not files:
+    ends = set(spec.backend.ends())
+    if not devices and not files and not ends:
         return
     for other, stored in after.ports.items():
         if other == name:
@@ -104,6 +108,29 @@ def _claims(after: Configuration, name: str, spec: PortSpec) -> Iterator[Detail]
             )
         for taken in sorted(files.intersection(stored.spec.backend.files())):
             yield Detail("/spec/backend/out", "PORT_BUSY", f"File {taken} is used by port {other}.")
+        for taken in sorted(ends.intersection(stored.spec.backend.ends())):
+            yield Detail("/spec/backend", "PORT_BUSY", f"{taken} is port {other}.")
+
+
+def _pipe(after: Configuration, name: str, spec: PortSpec, backend: Pipe) -> Iterator[Detail]:
+    """What a pipe's two ends have to agree about, or must not."""
+    for other, stored in after.ports.items():
+        theirs = stored.spec.backend
+        if other == name or not isinstance(theirs, Pipe) or theirs.name != backend.name:
+            continue
+        if theirs.queues != backend.queues:
+            yield Detail(
+                "/spec/backend/queues",
+                "CONFLICT",
+                f"Port {other}, the other end of pipe {backend.name}, has {theirs.queues} queues.",
+            )
+        if spec.bridge is not None and stored.spec.bridge == spec.bridge:
+            yield Detail(
+                "/spec/bridge",
+                "CONFLICT",
+                f"Port {other}, the other end of pipe {backend.name}, is in bridge {spec.bridge} "
+                "too: frames would circle for ever.",
+            )
 
 
 def _filters(spec: PortSpec) -> Iterator[Detail]:

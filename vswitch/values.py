@@ -19,6 +19,7 @@ NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]{0,30}$"
 MAC_PATTERN = r"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$"
 IFNAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,14}$"
 TAP_PATTERN = IFNAME_PATTERN + r"|^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,11}%d$"
+IDENTIFIER_PATTERN = r"^[A-Za-z0-9_]{1,31}$"
 FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
 VLAN_RANGE_PATTERN = r"^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?$"
 VID_MAX = 4094
@@ -45,6 +46,11 @@ FileName = Annotated[
     str,
     StringConstraints(pattern=FILE_PATTERN),
     Field(description="A plain file name under the data directory's pcap/.", examples=["in.pcap"]),
+]
+Identifier = Annotated[
+    str,
+    StringConstraints(pattern=IDENTIFIER_PATTERN),
+    Field(description="Letters, digits and underscores, as netmap names pipes.", examples=["x"]),
 ]
 Vid = Annotated[int, Field(ge=1, le=VID_MAX, description="A VLAN id.")]
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]

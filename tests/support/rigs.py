@@ -25,6 +25,7 @@ from tests.support.overlay import (
     vxlan_datagram,
     vxlan_options,
 )
+from tests.support.pipe_rig import PipeRig, ValeRig
 from tests.support.switch import Attached, Switch, acquire
 from tests.support.topology import Topology, run, wait_until
 from tests.support.wire import HostPort, in_netns
@@ -290,7 +291,13 @@ NETDEV_RIGS: dict[str, Callable[[Path], NetdevRig]] = {
     "udp": UdpRig,
     "vxlan": VxlanRig,
 }
-RIGS: dict[str, Callable[[Path], Rig]] = {"memory": MemoryRig, "pcap": PcapRig, **NETDEV_RIGS}
+RIGS: dict[str, Callable[[Path], Rig]] = {
+    "memory": MemoryRig,
+    "pcap": PcapRig,
+    "pipe": PipeRig,
+    "vale": ValeRig,
+    **NETDEV_RIGS,
+}
 
 TAG_C, TAG_S = 0x8100, 0x88A8
 

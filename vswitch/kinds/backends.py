@@ -14,7 +14,7 @@ from typing_extensions import TypeAliasType
 
 from vswitch.filters import SNAPLEN, TEXT_MAX, compile_filter
 from vswitch.kinds.resource import Spec
-from vswitch.values import FileName, InterfaceName, Name, TapName
+from vswitch.values import FileName, Identifier, InterfaceName, Name, TapName
 
 Queues = Annotated[int, Field(ge=1, le=16)]
 FilterExpression = Annotated[str, StringConstraints(max_length=TEXT_MAX)]
@@ -31,6 +31,10 @@ class _Backend(Spec):
 
     def files(self) -> tuple[str, ...]:
         """Files this port writes."""
+        return ()
+
+    def ends(self) -> tuple[str, ...]:
+        """What else only one port may be, as the beginning of a sentence."""
         return ()
 
     def filters(self) -> Mapping[str, str]:
@@ -124,6 +128,18 @@ class Veth(_Backend):
         return (self.name,)
 
 
+class Pipe(_Backend):
+    """One end of a pipe: two ports that share memory. A full pipe makes its sender wait."""
+
+    type: Literal["pipe"]
+    name: Identifier = Field(description="The two ports that name it are its two ends.")
+    end: Literal["master", "slave"]
+    queues: Queues = Field(1, description="Of each direction; both ends say the same.")
+
+    def ends(self) -> tuple[str, ...]:
+        return (f"The {self.end} end of pipe {self.name}",)
+
+
 class Memory(_Backend):
     """Rings in the forwarder's own memory, for tests and benchmarks."""
 
@@ -202,8 +218,8 @@ class Monitor(_Backend):
 Backend = TypeAliasType(
     "Backend",
     Annotated[
-        AfPacket | Tap | Veth | Memory | Null | Pcap | Monitor,
+        AfPacket | Tap | Veth | Pipe | Memory | Null | Pcap | Monitor,
         Field(discriminator="type"),
     ],
 )
-TYPES: tuple[str, ...] = ("af_packet", "tap", "veth", "memory", "null", "pcap", "monitor")
+TYPES: tuple[str, ...] = ("af_packet", "tap", "veth", "pipe", "memory", "null", "pcap", "monitor")
