@@ -72,6 +72,8 @@ static void memory_settle(struct monitor *monitor)
 		else
 			at += hole_make(monitor, at, tail);
 	}
+	for (uint64_t at = tail; at < head + monitor->slots; at++)
+		atomic_store(&monitor_slot(monitor, at)->done, 0);
 }
 
 int monitor_open(struct monitor *monitor, int fd, uint32_t slots, struct error *err)

@@ -230,6 +230,7 @@ static int monitor_rx_batch(struct port_queue *queue, struct frame *batch, unsig
 
 		if (slot->hole) {
 			counter_add(&cell->rx_frames, 1);
+			counter_add(&cell->rx_bytes, slot->frame_len);
 			counter_add(&cell->rx_drops[DROP_RESTART], 1);
 		} else {
 			frame_at(monitor, at, &batch[count++], &fragment);

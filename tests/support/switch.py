@@ -31,7 +31,7 @@ from tests.support.fastpath import bridge, port
 from tests.support.topology import wait_until
 
 PORTS_MAX = 32
-BRIDGES_MAX = 4
+BRIDGES_MAX = 8
 
 
 def in_flight(counters: Counters) -> int:
