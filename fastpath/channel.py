@@ -106,6 +106,12 @@ class Link(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     gone: bool
 
 
+class ValeSwitches(msgspec.Struct, frozen=True, tag_field="t", tag=True):
+    """The netmap module's VALE switches as they are now: names of their ports."""
+
+    switches: dict[str, tuple[str, ...]]
+
+
 class Stop(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """End in good order."""
 
@@ -161,6 +167,7 @@ Message = (
     | KeeperFacts
     | Acquired
     | Link
+    | ValeSwitches
     | Stop
     | Ready
     | Acquire

@@ -303,6 +303,8 @@ class Forwarder:
             case channel.Link() as link:
                 self._link(link)
                 self._news = True
+            case channel.ValeSwitches(switches):
+                self._facts.vale = switches
             case channel.KeeperFacts(port_types):
                 self._news = True
                 self._facts.port_types = port_types

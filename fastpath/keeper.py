@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import selectors
 import signal
@@ -19,7 +20,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastpath import channel, native, rights
+from fastpath import channel, native, rights, vale
 from fastpath.channel import Bundle, ChannelClosed, ChannelError, Packet, close_all
 from fastpath.children import Child, spawn
 from fastpath.devices import LinkMonitor
@@ -50,6 +51,7 @@ STOP_S = 3.0
 CRASHES = 5
 CRASH_WINDOW_S = 10.0
 SHORT_LIFE_S = 0.1
+VALE_S = 1.0
 BACKOFF_MIN_S = 0.5
 BACKOFF_MAX_S = 8.0
 
@@ -118,6 +120,8 @@ class Keeper:
         self._promote_not_before = 0.0
         self._standby_not_before = 0.0
         self._stopping = False
+        self._vale: vale.Switches = {}
+        self._vale_due = 0.0 if not self._port_types.get("vale_nic", "absent") else math.inf
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -186,6 +190,7 @@ class Keeper:
         for link in self._monitor.links.values():
             self._send(taken.child, link)
         self._send(taken.child, channel.KeeperFacts(self._port_types))
+        self._send(taken.child, channel.ValeSwitches(self._vale))
         self._rundir.write_pid("forwarder", taken.child.pid)
         log.info("took %d ports back from forwarder %d", len(self._bundles), taken.child.pid)
         self._start_standby()
@@ -221,15 +226,19 @@ class Keeper:
 
     def _timeout(self) -> float | None:
         """Until the next thing that has to be done without anybody asking."""
-        times = []
+        times = [self._vale_due]
         if self._standby is None:
             times.append(self._standby_not_before)
         elif self._active is None and self._standby.ready:
             times.append(self._promote_not_before)
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        first = min(times)
+        return None if first == math.inf else max(0.0, first - time.monotonic())
 
     def _due(self) -> None:
         now = time.monotonic()
+        if now >= self._vale_due:
+            self._vale_due = now + VALE_S
+            self._look_at_vale()
         if self._standby is None and now >= self._standby_not_before:
             self._start_standby()
         ready = self._standby is not None and self._standby.ready
@@ -299,6 +308,7 @@ class Keeper:
         self._restarts += 1
         adopt = channel.Adopt(self._restarts, self._recover, self._port_types)
         self._send(child, adopt)
+        self._send(child, channel.ValeSwitches(self._vale))
         self._recover = True
         self._active = child
         child.promoted_at = time.monotonic()
@@ -408,6 +418,14 @@ class Keeper:
             self._opener.release(*held)
         except OpenError as error:
             log.warning("port %s: %s", name, error)
+
+    def _look_at_vale(self) -> None:
+        """The module's switches have other users, and it tells nobody."""
+        switches = vale.switches()
+        if switches != self._vale:
+            self._vale = switches
+            if self._active is not None:
+                self._send(self._active, channel.ValeSwitches(switches))
 
     def _links(self) -> None:
         for link in self._monitor.read():

@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastpath import devices, native, pipes, rights
+from fastpath import devices, native, pipes, rights, vale
 from fastpath.channel import Bundle, close_all
 from fastpath.check import OPTION_BYTES_MAX, OPTIONS_MAX
 from fastpath.devices import DeviceError
@@ -25,12 +25,18 @@ from fastpath.devices import DeviceError
 VETH = "veth"
 VETH_OPTIONS = ("name", "peer", "netns")
 # Which option of a type names a kernel interface.
-INTERFACE_OPTIONS = {"af_packet": ("ifname",), "tap": ("name",), VETH: ("name", "peer")}
+INTERFACE_OPTIONS = {
+    "af_packet": ("ifname",),
+    "tap": ("name",),
+    VETH: ("name", "peer"),
+    "vale_nic": ("ifname",),
+}
 RESERVED_OPTIONS = ("directory",)
 ALWAYS_DENIED = ("lo",)
 
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _NUMBERED = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,11}%d")  # the kernel says which
+_VALE_SWITCH = re.compile(r"vale[A-Za-z0-9_]{0,11}")
 _NETNS = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -79,7 +85,12 @@ class Opener:
 
     def port_types(self) -> dict[str, str]:
         """Each type with "" when it works here, else the sentence that says why not."""
-        checks = {"af_packet": _packet_socket, "tap": _tun_device, "pcap": self._pcap_directory}
+        checks = {
+            "af_packet": _packet_socket,
+            "tap": _tun_device,
+            "pcap": self._pcap_directory,
+            "vale_nic": _netmap_device,
+        }
         result = {}
         for type in self.types:
             check = checks.get(type)
@@ -186,6 +197,8 @@ class Opener:
         netns = options.get("netns", "")
         if type == VETH and netns and (not _NETNS.fullmatch(netns) or netns in (".", "..")):
             raise OpenError("INVALID", f"{netns!r} is no name of a network namespace")
+        if type == "vale_nic" and not _VALE_SWITCH.fullmatch(options.get("switch", "")):
+            raise OpenError("INVALID", f"{options.get('switch')!r} is no name of a VALE switch")
 
     def _driver(self, type: str, options: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         """The C port type that serves ``type``, and its options."""
@@ -216,6 +229,16 @@ def _packet_socket() -> str:
         if error.errno == errno.EPERM:
             return "packet sockets need the capability NET_RAW"
         return f"packet sockets do not work here: {error.strerror}"
+    return ""
+
+
+def _netmap_device() -> str:
+    try:
+        os.close(os.open(vale.DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return f"{vale.DEVICE} is missing: load the kernel module netmap, or pass the device in"
+    except OSError as error:
+        return f"{vale.DEVICE} cannot be opened: {error.strerror}"
     return ""
 
 

@@ -283,7 +283,10 @@ class BridgeState(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, tag_field="t", tag="status"):
-    """``statics``: by key, the static entries that are not in force; a bounded number of them."""
+    """``statics``: by key, the static entries that are not in force; a bounded number of them.
+
+    ``vale``: the ports of the netmap module's VALE switches, whoever made them, by switch.
+    """
 
     id: int
     applied_revision: int
@@ -294,6 +297,7 @@ class Status(msgspec.Struct, frozen=True, tag_field="t", tag="status"):
     ports: tuple[PortState, ...]
     bridges: tuple[BridgeState, ...]
     statics: dict[str, Outcome]
+    vale: dict[str, tuple[str, ...]] = {}
 
 
 class FdbRow(msgspec.Struct, frozen=True):

@@ -77,6 +77,7 @@ class Facts:
     port_types: dict[str, str]
     limits: dict[str, int]
     links: dict[int, str] = field(default_factory=dict)
+    vale: dict[str, tuple[str, ...]] = field(default_factory=dict)
     keeper_connected: bool = True
 
 
@@ -306,6 +307,7 @@ class Server:
             ports=report.port_states(self._applier, self._facts.links),
             bridges=report.bridge_states(self._applier),
             statics=self._applier.outcomes.failed("static/", FAILURES_MAX),
+            vale=self._facts.vale,
         )
 
     def _chunk(self, client: Client, chunk: Chunk) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from vswitch import vale
 from vswitch.filters import FilterError, compile_filter
 from vswitch.kinds import Configuration, Key
 from vswitch.kinds.backends import Pipe
@@ -26,7 +27,7 @@ def check(
         if after.get(key) is None:
             _check_unused(before, after, key)
         elif key.kind == "bridge":
-            faults += _bridge(after, key)
+            faults += _bridge(before, after, key)
         elif key.kind == "port":
             faults += _port(before, after, key)
         elif key.kind == "fdb":
@@ -61,8 +62,17 @@ def _check_unused(before: Configuration, after: Configuration, key: Key) -> None
         )
 
 
-def _bridge(after: Configuration, key: Key) -> Iterator[Detail]:
-    room = after.bridges[key.name].spec.fdb.max_entries
+def _bridge(before: Configuration, after: Configuration, key: Key) -> Iterator[Detail]:
+    spec = after.bridges[key.name].spec
+    if vale.is_kernel(spec):
+        switches = sum(vale.is_kernel(stored.spec) for stored in after.bridges.values())
+        yield from vale.bridge_faults(key.name, spec, switches)
+    old = before.bridges.get(key.name)
+    members = after.members(key.name)
+    if old is not None and old.spec.engine != spec.engine and members:
+        text = f"{len(members)} ports are in this bridge ({members[0]}); take them out first."
+        yield Detail("/spec/engine", "IN_USE", text)
+    room = spec.fdb.max_entries
     static = len(after.fdb.get(key.name, ()))
     if static > room:
         yield Detail(
@@ -76,6 +86,11 @@ def _port(before: Configuration, after: Configuration, key: Key) -> Iterator[Det
         yield Detail(
             "/spec/bridge", "REFERENCE_NOT_FOUND", f"There is no bridge named {spec.bridge}."
         )
+    elif spec.bridge is not None and vale.is_kernel(after.bridges[spec.bridge].spec):
+        yield from vale.port_faults(spec)
+        if len(after.members(spec.bridge)) > vale.PORTS_MAX:
+            text = f"A VALE switch of the kernel has at most {vale.PORTS_MAX} ports."
+            yield Detail("/spec/bridge", "VALE_LIMIT", text)
     yield from _claims(after, key.name, spec)
     yield from _filters(spec)
     yield from _monitored(after, key.name, spec)
@@ -168,6 +183,9 @@ def _monitored(after: Configuration, name: str, spec: PortSpec) -> Iterator[Deta
 def _entry(after: Configuration, key: Key) -> Iterator[Detail]:
     if key.bridge not in after.bridges:
         raise Problem("NOT_FOUND", f"There is no bridge named {key.bridge}.")
+    if vale.is_kernel(after.bridges[key.bridge].spec):
+        text = "A VALE switch of the kernel has no static entries."
+        yield Detail("/bridge", "VALE_LIMIT", text)
     spec = after.fdb[key.bridge][key.name].spec
     port: Stored[PortSpec] | None = after.ports.get(spec.port)
     if port is None:

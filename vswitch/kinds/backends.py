@@ -37,6 +37,11 @@ class _Backend(Spec):
         """What else only one port may be, as the beginning of a sentence."""
         return ()
 
+    def vale_nic(self) -> tuple[str, bool] | None:
+        """The interface that a VALE switch of the kernel can take in, and whether the host's
+        stack behind it comes along; None: this is none."""
+        return None
+
     def filters(self) -> Mapping[str, str]:
         """Filter expressions by the member that holds them."""
         return {}

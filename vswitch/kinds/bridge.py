@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vswitch.kinds.resource import Condition, Output, Spec
 from vswitch.values import Vid
@@ -30,8 +30,16 @@ class BridgeFlood(Spec):
     broadcast: bool = True
 
 
+VALE_FDB = {"ageing_s": 0, "max_entries": 1024}
+"""A VALE switch forgets a station only when another one takes its place among 1,024."""
+
+
 class BridgeSpec(Spec):
-    engine: Literal["software"] = Field("software", description="Who forwards.")
+    engine: Literal["software", "vale"] = Field(
+        "software",
+        description="Who forwards: software: this appliance; vale: the VALE switch of this name in "
+        "the netmap kernel module, which learns, never ages, and has none of the other switches.",
+    )
     vlan_filtering: bool = Field(False, description="Ports' `vlan` counts; one FDB a VLAN.")
     default_pvid: Vid = Field(1, description="The pvid of ports that name none.")
     fdb: BridgeFdb = Field(default_factory=BridgeFdb)
@@ -43,9 +51,23 @@ class BridgeSpec(Spec):
         0, description="Longer payloads are dropped as too_big; 0: no limit but the ports'."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _engine_defaults(cls, given: Any) -> Any:
+        """What a VALE switch does anyway is the default of what it cannot do otherwise."""
+        if not isinstance(given, dict) or given.get("engine") != "vale":
+            return given
+        fdb = given.get("fdb", {})
+        if isinstance(fdb, dict):
+            given = {**given, "fdb": {**VALE_FDB, **fdb}}
+        return {"reserved_macs": "forward", **given}
+
 
 class BridgeStatus(Output):
     conditions: list[Condition]
     observed_generation: int = Field(description="The generation that is in force.")
-    ports: list[str] = Field(description="Names of the ports that are in it.")
+    ports: list[str] = Field(
+        description="Names of the ports that are in it. Of a VALE switch of the kernel: its ports "
+        "as the kernel names them, also those of other programs."
+    )
     fdb_entries: int = Field(description="Stations known now.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fastpath.protocol import WireBridge, WireObject, WirePort, WireStatic
+from vswitch import vale
 from vswitch.kinds import Configuration, Key
 from vswitch.kinds.backends import AfPacket
 from vswitch.kinds.port import PortSpec
@@ -23,7 +24,7 @@ def compile_all(configuration: Configuration) -> Iterator[WireObject]:
 
 
 def compile_one(configuration: Configuration, key: Key) -> WireObject | None:
-    """None: there is no such object."""
+    """None: there is no such object, or the forwarder has no part in it."""
     if key.kind == "bridge":
         return _bridge(configuration, key.name)
     if key.kind == "port":
@@ -51,7 +52,7 @@ def _vlan_side(configuration: Configuration, bridge: str) -> tuple[bool, int] | 
 
 def _bridge(configuration: Configuration, name: str) -> WireBridge | None:
     stored = configuration.bridges.get(name)
-    if stored is None:
+    if stored is None or vale.is_kernel(stored.spec):
         return None
     spec = stored.spec
     return WireBridge(
@@ -83,11 +84,19 @@ def _port(configuration: Configuration, name: str) -> WirePort | None:
     options = spec.backend.options()
     if isinstance(spec.backend, AfPacket) and spec.backend.version is None:
         options["version"] = "2" if spec.optimize_for == "latency" else "3"
+    type: str = spec.backend.type
+    bridge = spec.bridge
+    switch = configuration.bridges.get(bridge) if bridge else None
+    nic = spec.backend.vale_nic()
+    if nic and bridge and switch and vale.is_kernel(switch.spec):
+        ifname, host = nic
+        type, bridge = "vale_nic", None
+        options = {"switch": switch.key.name, "ifname": ifname, "host": "1" if host else "0"}
     return WirePort(
         name=name,
-        type=spec.backend.type,
+        type=type,
         options=options,
-        bridge=spec.bridge,
+        bridge=bridge,
         admin_up=spec.admin_up,
         learning=spec.learning,
         flood=spec.flood,

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from fastpath.protocol import Fdb, Outcome, PortState, Stats
+from vswitch import vale
 from vswitch.kinds import KINDS, Configuration, Key, Stored
 from vswitch.kinds.backends import Veth
 from vswitch.kinds.bridge import BridgeStatus
@@ -25,6 +26,7 @@ from vswitch.view import PENDING, Forwarder, ForwarderError, View
 T = TypeVar("T")
 _Facts = tuple[str, str, str, str]  # status, reason, message, hint
 _OK = Outcome()
+_NETMAP_HINT = "load the module netmap; only root may open its device"
 _PRIVILEGE_CODES = frozenset({"PRIVILEGE"})
 
 
@@ -82,11 +84,15 @@ class Runtime:
         conditions = self._conditions(stored, view)
         observed = self.observed_generation(stored, view)
         if stored.key.kind == "bridge":
-            bridge = view.bridges.get(stored.key.name)
+            name = stored.key.name
+            bridge = view.bridges.get(name)
+            ports = self._current().members(name)
+            if vale.is_kernel(stored.spec):
+                ports = list(view.status.vale.get(name, ())) if view.status else []
             return BridgeStatus(
                 conditions=conditions,
                 observed_generation=observed,
-                ports=self._current().members(stored.key.name),
+                ports=ports,
                 fdb_entries=bridge.fdb_entries if bridge and observed else 0,
             )
         if stored.key.kind == "fdb":
@@ -122,6 +128,9 @@ class Runtime:
             return view.ports[key.name].outcome
         if key.kind == "bridge" and key.name in view.bridges:
             return view.bridges[key.name].outcome
+        if key.kind == "bridge" and vale.is_kernel(stored.spec) and view.welcome is not None:
+            missing = view.welcome.port_types.get("vale_nic", "this forwarder has no such driver")
+            return Outcome("NETMAP_ABSENT", missing, _NETMAP_HINT) if missing else _OK
         if key.kind == "fdb" and view.status is not None:
             prefix = f"static/{key.bridge}/{key.name}/"
             found = view.status.statics.items()
@@ -174,6 +183,9 @@ class Runtime:
     def _need_bridge(self, bridge: str) -> None:
         if bridge not in self._current().bridges:
             raise not_found(KINDS["bridge"].title, bridge)
+        if vale.is_kernel(self._current().bridges[bridge].spec):
+            text = "The kernel does not show what stations its VALE switches know, and keeps them."
+            raise Problem("VALE_LIMIT", text)
 
     def _asked(self, question: Callable[[], T]) -> T:
         try:
