@@ -277,19 +277,10 @@ uint32_t af_rx_kernel_drops(struct af_rx *rx);
 /* af_packet_tx.c */
 void af_tx(struct port_queue *queue, struct frame *const *frames, unsigned count,
 	   struct tx_report *report);
-/* What an error of the system call that sends means for a frame. */
-enum drop_reason af_tx_drop_reason(int error, const struct frame *frame);
-/* A queue that is full or a link that is down is so for all frames, other errors are a frame's. */
-static inline bool af_tx_drop_all(enum drop_reason reason)
-{
-	return reason == DROP_QUEUE_FULL || reason == DROP_LINK_DOWN;
-}
-/* Waits for room; *deadline is 0 before the first wait of a batch. false: the time is over. */
-bool af_tx_wait(struct af_tx *tx, int error, int64_t *deadline);
 
-/* af_packet_tx_ring.c: frames that fit, in order. */
-void af_tx_ring(struct af_tx *tx, struct frame *const *frames, unsigned count, int64_t *deadline,
-		struct tx_report *report);
+/* af_packet_tx_ring.c: of frames that fit, sends as many as the kernel takes; returns how many. */
+unsigned af_tx_ring(struct af_tx *tx, struct frame *const *frames, unsigned count,
+		    struct tx_report *report);
 bool af_tx_ring_recover(struct af_tx *tx); /* false: the journal makes no sense */
 
 extern const struct port_ops port_af_packet_ops;

@@ -24,8 +24,9 @@ static int64_t now_ns(void)
 	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
 }
 
-/* ENOBUFS comes from the device's queue, which POLLOUT knows nothing of. */
-bool af_tx_wait(struct af_tx *tx, int error, int64_t *deadline)
+/* false: the time is over. ENOBUFS comes from the device's queue, which POLLOUT knows nothing of.
+ */
+static bool wait_for_room(struct af_tx *tx, int error, int64_t *deadline)
 {
 	const struct timespec pause = {.tv_nsec = 50000};
 	int64_t now = now_ns();
@@ -49,7 +50,7 @@ bool af_tx_wait(struct af_tx *tx, int error, int64_t *deadline)
 	return true;
 }
 
-enum drop_reason af_tx_drop_reason(int error, const struct frame *frame)
+static enum drop_reason drop_reason_of(int error, const struct frame *frame)
 {
 	switch (error) {
 	case EMSGSIZE:
@@ -90,10 +91,11 @@ static void send_messages(struct af_tx *tx, struct frame *const *frames, unsigne
 		}
 		if (error == EINTR)
 			continue;
-		if ((error == EAGAIN || error == ENOBUFS) && af_tx_wait(tx, error, deadline))
+		if ((error == EAGAIN || error == ENOBUFS) && wait_for_room(tx, error, deadline))
 			continue;
-		enum drop_reason reason = af_tx_drop_reason(error, frames[done]);
-		bool all = af_tx_drop_all(reason);
+		enum drop_reason reason = drop_reason_of(error, frames[done]);
+		/* A full queue or a dead link is so for all; anything else for this frame only. */
+		bool all = reason == DROP_QUEUE_FULL || reason == DROP_LINK_DOWN;
 
 		report->drops[reason] += all ? count - done : 1;
 		done = all ? count : done + 1;
@@ -160,27 +162,55 @@ static void send_batch(struct af_tx *tx, struct frame *const *frames, unsigned c
 	send_messages(tx, frames + first, messages, deadline, report);
 }
 
+/* How many of the frames, from the first on, are alike in fitting a slot of the send ring. */
+static unsigned run_length(const struct af_tx *tx, struct frame *const *frames, unsigned count,
+			   bool fits)
+{
+	unsigned n = 1;
+
+	while (n < count && (frames[n]->frame_len <= tx->room) == fits)
+		n++;
+	return n;
+}
+
+/* By ring and socket in turn, in order. */
+static void send_mixed(struct af_tx *tx, struct frame *const *frames, unsigned count,
+		       struct tx_report *report)
+{
+	const uint32_t *full = &report->drops[DROP_QUEUE_FULL];
+	const uint32_t *down = &report->drops[DROP_LINK_DOWN];
+	int64_t deadline = 0;
+	unsigned done = 0;
+
+	while (done < count) {
+		bool fits = frames[done]->frame_len <= tx->room;
+		unsigned n = run_length(tx, frames + done, count - done, fits);
+		unsigned sent = fits ? af_tx_ring(tx, frames + done, n, report) : 0;
+		uint32_t full_before = *full, down_before = *down;
+
+		done += sent;
+		if (sent == n)
+			continue;
+		n = fits ? 1 : n;
+		send_batch(tx, frames + done, n, &deadline, report);
+		done += n;
+		/* It is so for all frames: do not try each. */
+		if (*full != full_before || *down != down_before) {
+			report->drops[*down != down_before ? DROP_LINK_DOWN : DROP_QUEUE_FULL] +=
+			    count - done;
+			return;
+		}
+	}
+}
+
 void af_tx(struct port_queue *queue, struct frame *const *frames, unsigned count,
 	   struct tx_report *report)
 {
 	struct af_tx *tx = queue->priv;
 	int64_t deadline = 0;
-	unsigned first = 0;
 
-	if (!tx->room) {
+	if (tx->room)
+		send_mixed(tx, frames, count, report);
+	else
 		send_batch(tx, frames, count, &deadline, report);
-		return;
-	}
-	while (first < count) {
-		bool fits = frames[first]->frame_len <= tx->room;
-		unsigned end = first + 1;
-
-		while (end < count && (frames[end]->frame_len <= tx->room) == fits)
-			end++;
-		if (fits)
-			af_tx_ring(tx, frames + first, end - first, &deadline, report);
-		else
-			send_batch(tx, frames + first, end - first, &deadline, report);
-		first = end;
-	}
 }

@@ -7,11 +7,11 @@
  * pair does long before it reads the payload: the next frame in that slot is then read as the
  * last one. So hdr_len says that all of the frame is headers, and the kernel copies all of it.
  *
- * What does not fit a slot goes out by sendmmsg on the other socket, in its place in the order:
- * send() returns when the kernel has taken what was marked.
- *
- * A slot that the kernel cannot send (TP_STATUS_WRONG_FORMAT) stops it there for good. It and
- * those behind it are taken back, its frame is dropped and the rest is written anew.
+ * send() returns when the kernel has taken all it could. A slot that it cannot send (malformed:
+ * TP_STATUS_WRONG_FORMAT; no room; link down) stops it there, the first for good. That slot and
+ * those behind it are taken back; its frame goes out by sendmmsg on the other socket, in its
+ * place in the order, which waits if there is something to wait for and says what is wrong. So
+ * does a frame that does not fit a slot, or finds none free.
  *
  * Runs on: workers; af_tx_ring_recover on the control thread before any worker knows the queue.
  */
@@ -103,14 +103,11 @@ static void slots_mark(struct af_tx *tx, uint64_t first, uint64_t end)
 	atomic_store_explicit(&tx->journal->tx_kicked, end, memory_order_release);
 }
 
-/* Returns 0 or the error; either way some slots may have been taken. */
-static int kick(const struct af_tx *tx)
+/* The kernel takes what it can. Why it stopped, the other socket finds out. */
+static void kick(const struct af_tx *tx)
 {
-	while (send(tx->ring_fd, NULL, 0, MSG_DONTWAIT) < 0) {
-		if (errno != EINTR)
-			return errno;
-	}
-	return 0;
+	while (send(tx->ring_fd, NULL, 0, MSG_DONTWAIT) < 0 && errno == EINTR)
+		;
 }
 
 /* Where the kernel stands: the first slot of the batch that it did not take. */
@@ -139,55 +136,35 @@ static void withdraw(struct af_tx *tx, uint64_t first, uint64_t end)
 	tx->head = first;
 }
 
-/* Sends n filled slots; returns how many the kernel took, and why not the next one. */
-static unsigned slots_send(struct af_tx *tx, unsigned n, int *error, bool *wrong,
-			   struct tx_report *report)
+/* Sends n filled slots; returns how many the kernel took. */
+static unsigned slots_send(struct af_tx *tx, unsigned n, struct tx_report *report)
 {
-	uint64_t first = tx->head, end = first + n, head;
+	uint64_t first = tx->head, end = first + n;
 
 	port_commit(report);
 	atomic_store_explicit(&tx->journal->tx_end, end, memory_order_release);
 	slots_mark(tx, first, end);
-	*error = kick(tx);
-	head = kernel_head(tx, first, end);
-	*wrong = head != end && (status_load(tx, head) & TP_STATUS_WRONG_FORMAT);
-	withdraw(tx, head, end);
-	return (unsigned)(head - first);
+	kick(tx);
+	withdraw(tx, kernel_head(tx, first, end), end);
+	return (unsigned)(tx->head - first);
 }
 
-void af_tx_ring(struct af_tx *tx, struct frame *const *frames, unsigned count, int64_t *deadline,
-		struct tx_report *report)
+unsigned af_tx_ring(struct af_tx *tx, struct frame *const *frames, unsigned count,
+		    struct tx_report *report)
 {
 	unsigned done = 0;
 
 	while (done < count) {
-		unsigned n = slots_fill(tx, frames + done, count - done), sent = 0;
-		int error = EAGAIN;
-		bool wrong = false;
-		enum drop_reason reason;
+		unsigned n = slots_fill(tx, frames + done, count - done);
+		unsigned sent = n ? slots_send(tx, n, report) : 0;
 
-		if (n)
-			sent = slots_send(tx, n, &error, &wrong, report);
-		if (sent)
-			tx->stuck = false;
+		for (unsigned end = done + sent; done < end; done++)
+			report->sent_bytes += frames[done]->frame_len;
 		report->sent += sent;
-		for (unsigned i = 0; i < sent; i++)
-			report->sent_bytes += frames[done++]->frame_len;
-		if (n && sent == n)
-			continue;
-		if (!error)
-			error = EAGAIN; /* it took some, then had no room */
-		if (!wrong && (error == EAGAIN || error == ENOBUFS) &&
-		    af_tx_wait(tx, ENOBUFS, deadline))
-			continue;
-		reason = af_tx_drop_reason(error, frames[done]);
-		if (af_tx_drop_all(reason) && !wrong) {
-			report->drops[reason] += count - done;
-			return;
-		}
-		report->drops[reason]++;
-		done++;
+		if (!n || sent < n)
+			break;
 	}
+	return done;
 }
 
 /* --- after a kill -------------------------------------------------------------------------- */
@@ -205,7 +182,7 @@ bool af_tx_ring_recover(struct af_tx *tx)
 	if (kicked != end)
 		slots_mark(tx, first, end);
 	if (first != end)
-		(void)kick(tx);
+		kick(tx);
 	/* What it still did not take is lost, and booked with the rest of the last life. */
 	withdraw(tx, kernel_head(tx, first, end), end);
 	return true;

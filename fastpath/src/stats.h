@@ -42,6 +42,7 @@ enum drop_reason {
 	DROP_UNKNOWN_VNI,      /* a datagram of another overlay network */
 	DROP_RESTART,	       /* taken by a forwarder that was killed before it sent it */
 	DROP_MONITOR_FULL,     /* a copy for a monitor whose ring was full */
+	DROP_VLAN_UNSUPPORTED, /* tagged, and the receiving port cannot tell with what */
 	/* on the way out */
 	DROP_QUEUE_FULL,      /* the destination's ring or socket is full */
 	DROP_TX_ERROR,	      /* the device refused the frame */
@@ -51,8 +52,6 @@ enum drop_reason {
 	DROP_OFFLOAD_INVALID, /* offload state that contradicts the frame's bytes */
 	DROP_NO_BUFFER,	      /* no scratch buffer for a copy or a segment */
 	DROP_RECEIVE_ONLY,    /* the destination is a monitor */
-	/* on the way in */
-	DROP_VLAN_UNSUPPORTED, /* tagged, and the receiving port cannot tell with what */
 	DROP_REASONS
 };
 

@@ -168,7 +168,7 @@ static inline bool host_receive(int fd, struct net_frame *frame, int wait_ms)
 
 /* A port under test: what the keeper holds and what a forwarder has of it. */
 struct end {
-	struct port_option items[4];
+	struct port_option items[8];
 	struct port_options options;
 	struct port_fds fds;
 	struct port port;
@@ -176,22 +176,28 @@ struct end {
 	struct tx_report report;
 };
 
-static inline void end_open_with(struct end *end, const char *ifname, const char *version,
-				 const char *option, const char *value)
+/* Options behind the version: names and values in turn, NULL at the end. */
+static inline void end_open_with(struct end *end, const char *ifname, const char *version, ...)
 {
 	struct error err = {0};
+	unsigned count = 2;
+	va_list args;
 
 	memset(end, 0, sizeof(*end));
 	end->items[0] = (struct port_option){"ifname", ifname};
 	end->items[1] = (struct port_option){"version", version};
-	end->items[2] = (struct port_option){option, value};
-	end->options = (struct port_options){.port = ifname, .items = end->items, .count = 3};
-	CHECK(!port_acquire("af_packet", &end->options, &end->fds, &err));
+	va_start(args, version);
+	for (const char *name; (name = va_arg(args, const char *));)
+		end->items[count++] = (struct port_option){name, va_arg(args, const char *)};
+	va_end(args);
+	end->options = (struct port_options){.port = ifname, .items = end->items, .count = count};
+	if (!CHECK(!port_acquire("af_packet", &end->options, &end->fds, &err)))
+		fprintf(stderr, "%s\n", err.message);
 }
 
 static inline void end_open(struct end *end, const char *ifname, const char *version)
 {
-	end_open_with(end, ifname, version, "queues", "1");
+	end_open_with(end, ifname, version, (const char *)NULL);
 }
 
 static inline void end_attach(struct end *end)

@@ -64,7 +64,7 @@ static void test_queues(const char *version)
 	unsigned per_queue[QUEUES] = {0}, busy = 0;
 	struct end end;
 
-	end_open_with(&end, "p0", version, "queues", "4");
+	end_open_with(&end, "p0", version, "queues", "4", NULL);
 	end_attach(&end);
 	CHECK(end.port.rx_queue_count == QUEUES && end.port.tx_queue_count == QUEUES);
 	memset(queue_of, 0xff, sizeof(queue_of));
@@ -322,7 +322,7 @@ static void check_next(uint32_t *expected)
 	}
 }
 
-static void test_deaths(const char *version)
+static void test_deaths(const char *version, const char *ring)
 {
 	enum { LIVES = 120 };
 	uint64_t random = 88172645463325252ull;
@@ -332,7 +332,7 @@ static void test_deaths(const char *version)
 	net_run("for i in h0 p0 h1 p1; do ip link set $i mtu 9000; done");
 	net_run("ip link set p0 mtu 1500"); /* slots of 2 KB, and frames that do not fit */
 	end_open(&in, "p0", version);
-	end_open(&out, "p1", version);
+	end_open_with(&out, "p1", version, "ring", ring, NULL);
 	net_run("ip link set p0 mtu 9000");
 	for (unsigned life = 0; life < LIVES; life++) {
 		/* At times more than one life can take: the next ones meet a full ring. */
@@ -367,8 +367,11 @@ int main(void)
 	test_interface("3");
 	test_refused();
 	test_queue_full();
-	test_deaths("1");
-	test_deaths("2");
-	test_deaths("3");
+	test_deaths("1", "rx");
+	test_deaths("1", "both");
+	test_deaths("2", "rx");
+	test_deaths("2", "both");
+	test_deaths("3", "rx");
+	test_deaths("3", "both");
 	return check_result();
 }
