@@ -2,10 +2,11 @@
  * AF_PACKET, out of the switch through PACKET_TX_RING: frames are copied into slots, marked, and
  * one send() tells the kernel, which takes them one after the other as long as it can.
  *
- * Whose bytes. By itself the kernel copies a frame's headers only and puts the ring's pages under
- * the rest. It frees the slot when the socket buffer is orphaned, which a receiver behind a veth
- * pair does long before it reads the payload: the next frame in that slot is then read as the
- * last one. So hdr_len says that all of the frame is headers, and the kernel copies all of it.
+ * Whose bytes. By itself the kernel copies the headers of a frame and puts the ring's pages under
+ * the rest. It gives the slot back when the socket buffer is orphaned, which a receiver behind a
+ * veth pair does long before it reads the payload. Before Linux 5.0 the next frame in that slot
+ * was then read as the last one; later ones copy the pages first. So hdr_len says that all of the
+ * frame is headers: the kernel copies all of it, once, into one piece.
  *
  * send() returns when the kernel has taken all it could. A slot that it cannot send (malformed:
  * TP_STATUS_WRONG_FORMAT; no room; link down) stops it there, the first for good. That slot and
