@@ -28,9 +28,11 @@ VETH_OPTIONS = ("name", "peer", "netns")
 INTERFACE_OPTIONS = {
     "af_packet": ("ifname",),
     "tap": ("name",),
+    "tun": ("name",),
     VETH: ("name", "peer"),
     "vale_nic": ("ifname",),
 }
+NUMBERED_TYPES = ("tap", "tun")  # "name" may end in %d
 RESERVED_OPTIONS = ("directory",)
 ALWAYS_DENIED = ("lo",)
 
@@ -88,6 +90,7 @@ class Opener:
         checks = {
             "af_packet": _packet_socket,
             "tap": _tun_device,
+            "tun": _tun_device,
             "pcap": self._pcap_directory,
             "vale_nic": _netmap_device,
         }
@@ -124,8 +127,8 @@ class Opener:
                     self._mark(port, options),
                 )
             fds, state = native.port_acquire(driver, port, driver_options)
-            if type == "tap":
-                self._check_given(port, driver_options, fds, state)
+            if type in NUMBERED_TYPES:
+                self._check_given(type, port, driver_options, fds, state)
         except (DeviceError, pipes.PipeError) as error:
             raise OpenError(error.code, str(error)) from error
         except native.NativeError as error:
@@ -133,14 +136,14 @@ class Opener:
         return Bundle(port, type, dict(options), driver, driver_options, state), fds
 
     def _check_given(
-        self, port: str, options: Mapping[str, str], fds: Sequence[int], state: str
+        self, type: str, port: str, options: Mapping[str, str], fds: Sequence[int], state: str
     ) -> None:
         """The kernel chose the name of "tap%d": the patterns count for what it chose."""
         name = dict(pair.split("=", 1) for pair in state.split())["name"]
         try:
             self.policy.check(name)
         except OpenError:
-            native.port_release("tap", port, options, fds, state)
+            native.port_release(type, port, options, fds, state)
             close_all(fds)
             raise
 
@@ -190,7 +193,7 @@ class Opener:
             # The peer lives in a namespace of its own, where our patterns mean nothing.
             if name == "peer" and options.get("netns"):
                 Policy(allow=("*", *ALWAYS_DENIED)).check(options[name])
-            elif type != "tap" or not _NUMBERED.fullmatch(options[name]):
+            elif type not in NUMBERED_TYPES or not _NUMBERED.fullmatch(options[name]):
                 self.policy.check(options[name])
         if type == pipes.PIPE and (text := pipes.problem(options)):
             raise OpenError("INVALID", text)

@@ -22,14 +22,25 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 LAYERS = (
     {"error", "frame", "flow_key", "ring", "stats", "offload", "checksum", "cbpf"}
     | {"netmap_abi", "portspec", "overlay_wire", "vxlan_wire"},
-    {"parse", "vlan", "fdb", "monitor", "ring_frames"},
+    {"parse", "vlan", "fdb", "neighbor", "neighbor_table", "monitor", "ring_frames"},
     {"port", "port_bell", "bridge", "tx"}
     | {"port_overlay", "overlay", "overlay_open", "overlay_rx", "overlay_tx"},
     {"config", "snapshot", "worker"},
     {"engine", "engine_tables", "engine_publish"},
 )
 # Byte work, testable on arrays: no port, no system call.
-PURE = {"parse", "vlan", "fdb", "offload", "checksum", "overlay_wire", "vxlan_wire", "ring_frames"}
+PURE = {
+    "parse",
+    "vlan",
+    "fdb",
+    "offload",
+    "checksum",
+    "neighbor",
+    "neighbor_table",
+    "overlay_wire",
+    "vxlan_wire",
+    "ring_frames",
+}
 SYSTEM_HEADERS_OF_PURE = {
     "arpa/inet.h",
     "assert.h",

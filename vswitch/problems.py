@@ -27,6 +27,7 @@ STATUS: dict[str, int] = {
     "BODY_TOO_LARGE": 413,
     "UNSUPPORTED_MEDIA_TYPE": 415,
     "INVALID": 422,
+    "L3_PORT": 422,
     "FILTER_INVALID": 422,
     "REFERENCE_NOT_FOUND": 422,
     "VALE_LIMIT": 422,

@@ -92,6 +92,13 @@ def _port(before: Configuration, after: Configuration, key: Key) -> Iterator[Det
             text = f"A VALE switch of the kernel has at most {vale.PORTS_MAX} ports."
             yield Detail("/spec/bridge", "VALE_LIMIT", text)
     yield from _claims(after, key.name, spec)
+    if spec.vlan.mode in ("trunk", "native") and not spec.backend.carries_tags():
+        yield Detail(
+            "/spec/vlan/mode",
+            "L3_PORT",
+            f"A {spec.backend.type} port takes IP packets only: no frame with a VLAN tag gets "
+            "through. Use access or tunnel.",
+        )
     yield from _filters(spec)
     yield from _monitored(after, key.name, spec)
     if isinstance(spec.backend, Pipe):

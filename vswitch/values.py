@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints
@@ -80,6 +81,31 @@ VlanRange = Annotated[
     StringConstraints(pattern=VLAN_RANGE_PATTERN),
     AfterValidator(_vlan_range),
     Field(description="VLAN ids: one or FIRST-LAST.", examples=["10-20"]),
+]
+
+
+def _ip_prefix(text: str) -> str:
+    try:
+        network = ip_network(text)
+    except ValueError as error:
+        if "host bits" in str(error):
+            whole = ip_network(text, strict=False)
+            raise ValueError(
+                f"a prefix has no bits behind its length: {whole} is the network, "
+                f"{text.partition('/')[0]} the one address"
+            ) from None
+        raise ValueError("neither an IP address nor a prefix") from None
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
+IpPrefix = Annotated[
+    str,
+    StringConstraints(max_length=64),
+    AfterValidator(_ip_prefix),
+    Field(
+        description="An IPv4 or IPv6 address, or a prefix.",
+        examples=["192.0.2.1", "2001:db8::/64"],
+    ),
 ]
 
 

@@ -81,6 +81,9 @@ static const char *const reason_names[] = {
     [DROP_NO_BUFFER] = "no_buffer",
     [DROP_RECEIVE_ONLY] = "receive_only",
     [DROP_VLAN_UNSUPPORTED] = "vlan_unsupported",
+    [DROP_L3_PORT] = "l3_port",
+    [DROP_NOT_ADDRESSED] = "not_addressed",
+    [DROP_NO_NEIGHBOR] = "no_neighbor",
 };
 _Static_assert(sizeof(reason_names) / sizeof(reason_names[0]) == DROP_REASONS,
 	       "every reason has a name");

@@ -52,6 +52,10 @@ enum drop_reason {
 	DROP_OFFLOAD_INVALID, /* offload state that contradicts the frame's bytes */
 	DROP_NO_BUFFER,	      /* no scratch buffer for a copy or a segment */
 	DROP_RECEIVE_ONLY,    /* the destination is a monitor */
+	/* of ports that take IP packets only */
+	DROP_L3_PORT,	    /* no IP packet, or tagged */
+	DROP_NOT_ADDRESSED, /* flooded to a station whose address it does not bear */
+	DROP_NO_NEIGHBOR,   /* on the way in: nobody on the bridge answers for the destination */
 	DROP_REASONS
 };
 

@@ -36,6 +36,11 @@ def test_the_first_calls_of_everybody(api: Api) -> None:
     ("written", "options"),
     [
         ({"type": "tap", "name": "t9"}, {"name": "t9", "queues": "1", "persistent": "0"}),
+        ({"type": "tun", "name": "t%d"}, {"name": "t%d", "persistent": "0"}),
+        (
+            {"type": "tun", "name": "t9", "address": "2001:db8::/64"},
+            {"name": "t9", "persistent": "0", "address": "2001:db8::/64"},
+        ),
         ({"type": "memory"}, {}),
         ({"type": "null"}, {}),
         (

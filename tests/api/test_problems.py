@@ -107,6 +107,10 @@ def test_pointers_lead_to_the_fault(api: Api) -> None:
         ({"backend": {"type": "tap", "name": ".."}}, "INVALID"),
         ({"backend": {"type": "tap", "name": "t%s"}}, "INVALID"),
         ({"backend": {"type": "tap", "name": "t%d", "persistent": True}}, "INVALID"),
+        ({"backend": {"type": "tun", "name": "t%d", "persistent": True}}, "INVALID"),
+        ({"backend": {"type": "tun", "name": "t0", "address": "192.0.2.1/24"}}, "INVALID"),
+        ({"backend": {"type": "tun", "name": "t0", "address": "host"}}, "INVALID"),
+        ({"backend": {"type": "tun", "name": "t0"}, "vlan": {"mode": "trunk"}}, "L3_PORT"),
         (
             {"backend": {"type": "memory"}, "vlan": {"mode": "trunk", "tagged": ["20-10"]}},
             "INVALID",

@@ -175,7 +175,7 @@ def test_larger_than_the_mtu(pair: Pair) -> None:
     """An MTU counts for the packets that a frame becomes, not for the frame."""
     switch = pair.switch
     before = switch.bridge
-    switch.bridge = native.PlacedBridge(before.slot, bridge("br0", mtu=MTU))
+    switch.bridges["br0"] = native.PlacedBridge(before.slot, bridge("br0", mtu=MTU))
     switch.publish()
     try:
         small, small_state = state_of(tcp(20000), MTU - 40)
@@ -189,7 +189,7 @@ def test_larger_than_the_mtu(pair: Pair) -> None:
         tagged, tagged_state = state_of(tcp(20000, Dot1Q(vlan=5)), MTU - 40)
         assert len(pair.send(tagged, tagged_state)[0]) == 1
     finally:
-        switch.bridge = before
+        switch.bridges["br0"] = before
         switch.publish()
 
 

@@ -48,8 +48,7 @@ from fastpath.protocol import (
     WirePort,
     WireStatic,
 )
-
-TYPES = ("af_packet", "tap", "veth", "memory", "null", "pcap")
+from vswitch.kinds.backends import TYPES
 
 
 class FakeForwarder:

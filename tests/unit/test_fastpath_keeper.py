@@ -42,7 +42,7 @@ def test_names_that_no_interface_has(name: str) -> None:
 
 @pytest.fixture
 def opener(tmp_path: Path) -> Opener:
-    types = ("af_packet", "memory", "pcap", "tap")
+    types = ("af_packet", "memory", "pcap", "tap", "tun")
     return Opener(Policy(deny=("secret*",)), tmp_path / "pcap", tmp_path / "run", types)
 
 
@@ -54,6 +54,7 @@ def opener(tmp_path: Path) -> Opener:
         ("af_packet", {"ifname": "secret0"}, "IFACE_DENIED"),
         ("af_packet", {"ifname": "lo"}, "IFACE_DENIED"),
         ("tap", {"name": "secret0"}, "IFACE_DENIED"),
+        ("tun", {"name": "secret0"}, "IFACE_DENIED"),
         ("tap", {"name": "t%s"}, "IFACE_NAME_INVALID"),
         ("tap", {"name": "%d"}, "IFACE_NAME_INVALID"),
         ("tap", {"name": "t%dx"}, "IFACE_NAME_INVALID"),

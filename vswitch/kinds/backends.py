@@ -14,7 +14,7 @@ from typing_extensions import TypeAliasType
 
 from vswitch.filters import SNAPLEN, TEXT_MAX, compile_filter
 from vswitch.kinds.resource import Spec
-from vswitch.values import FileName, Identifier, InterfaceName, Name, TapName
+from vswitch.values import FileName, Identifier, InterfaceName, IpPrefix, Name, TapName
 
 Queues = Annotated[int, Field(ge=1, le=16)]
 FilterExpression = Annotated[str, StringConstraints(max_length=TEXT_MAX)]
@@ -41,6 +41,10 @@ class _Backend(Spec):
         """The interface that a VALE switch of the kernel can take in, and whether the host's
         stack behind it comes along; None: this is none."""
         return None
+
+    def carries_tags(self) -> bool:
+        """Frames with VLAN tags can go through it."""
+        return True
 
     def filters(self) -> Mapping[str, str]:
         """Filter expressions by the member that holds them."""
@@ -101,6 +105,35 @@ class Tap(_Backend):
 
     def devices(self) -> tuple[str, ...]:
         return () if "%" in self.name else (self.name,)
+
+
+class Tun(_Backend):
+    """A TUN interface that the port makes: an IP stack without Ethernet as a station of the bridge.
+
+    The port has an Ethernet address of its own, finds neighbours by ARP and ND and answers both
+    for what is behind it.
+    """
+
+    type: Literal["tun"]
+    name: TapName
+    address: IpPrefix | None = Field(
+        None,
+        description="Address or prefix behind the interface, for which the port answers from the "
+        "start; null: for what it finds there.",
+    )
+    persistent: bool = Field(False, description="The interface stays when the port goes.")
+
+    @model_validator(mode="after")
+    def _known_again(self) -> Tun:
+        if self.persistent and "%" in self.name:
+            raise ValueError("a persistent TUN needs a name to be found again by, without %d")
+        return self
+
+    def devices(self) -> tuple[str, ...]:
+        return () if "%" in self.name else (self.name,)
+
+    def carries_tags(self) -> bool:
+        return False
 
 
 class VethPeer(Spec):
@@ -223,8 +256,18 @@ class Monitor(_Backend):
 Backend = TypeAliasType(
     "Backend",
     Annotated[
-        AfPacket | Tap | Veth | Pipe | Memory | Null | Pcap | Monitor,
+        AfPacket | Tap | Tun | Veth | Pipe | Memory | Null | Pcap | Monitor,
         Field(discriminator="type"),
     ],
 )
-TYPES: tuple[str, ...] = ("af_packet", "tap", "veth", "pipe", "memory", "null", "pcap", "monitor")
+TYPES: tuple[str, ...] = (
+    "af_packet",
+    "tap",
+    "tun",
+    "veth",
+    "pipe",
+    "memory",
+    "null",
+    "pcap",
+    "monitor",
+)

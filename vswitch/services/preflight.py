@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vswitch.kinds import Configuration
-from vswitch.kinds.backends import AfPacket, Pcap, Tap, Veth
+from vswitch.kinds.backends import AfPacket, Pcap, Tap, Tun, Veth
 from vswitch.kinds.port import PortSpec
 from vswitch.view import View
 
@@ -96,12 +96,14 @@ def _keeper(run_dir: Path) -> Iterator[Finding]:
 def _host(configuration: Configuration, view: View) -> Iterator[Finding]:
     """Kernel features that the configured ports need."""
     backends = [stored.spec.backend for stored in configuration.ports.values()]
-    if any(isinstance(backend, Tap) for backend in backends) and not os.path.exists("/dev/net/tun"):
+    if any(isinstance(backend, Tap | Tun) for backend in backends) and not os.path.exists(
+        "/dev/net/tun"
+    ):
         yield Finding(
             "TUN_ABSENT",
             "error",
             "host",
-            "/dev/net/tun is missing: no TAP can be made.",
+            "/dev/net/tun is missing: no TAP or TUN can be made.",
             "modprobe tun; container: --device /dev/net/tun",
         )
     if view.welcome is not None:
