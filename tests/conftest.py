@@ -1,6 +1,7 @@
 """What holds for every test: who may run it, and how hypothesis searches.
 
-Tests marked ``root`` make network namespaces; without root they are skipped with that reason.
+Tests marked ``root`` make network namespaces; without root they are skipped with that reason. The
+end of a run says which of the founding semantics were shown (tests/support/semantics.py).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support import semantics
 
 # A machine that builds at the same time makes single examples slow; that is no failure.
 settings.register_profile(
@@ -24,3 +27,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(needs_root)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """An id that a test's name bears is an item that there is."""
+    for item in session.items:
+        unknown = [name for name in semantics.items_of(item.name) if name not in semantics.ITEMS]
+        if unknown:
+            raise pytest.UsageError(f"{item.nodeid} names {', '.join(unknown)}, which is no item")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    stats = terminalreporter.stats
+    outcomes = [(report.nodeid, "passed") for report in stats.get("passed", [])]
+    outcomes += [(r.nodeid, "failed") for word in ("failed", "error") for r in stats.get(word, [])]
+    outcomes += [(report.nodeid, "skipped") for report in stats.get("skipped", [])]
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not stats.get("deselected")
+    said = list(semantics.lines(outcomes, whole=whole))
+    if said:
+        terminalreporter.section("founding semantics")
+        for line in said:
+            terminalreporter.write_line(line)
