@@ -23,6 +23,7 @@ from fastpath.check import OPTION_BYTES_MAX, OPTIONS_MAX
 from fastpath.devices import DeviceError
 
 VETH = "veth"
+NETMAP = "netmap"
 VETH_OPTIONS = ("name", "peer", "netns")
 # Which option of a type names a kernel interface.
 INTERFACE_OPTIONS = {
@@ -92,6 +93,7 @@ class Opener:
             "tap": _tun_device,
             "tun": _tun_device,
             "pcap": self._pcap_directory,
+            "netmap": _netmap_device,
             "vale_nic": _netmap_device,
         }
         result = {}
@@ -195,6 +197,8 @@ class Opener:
                 Policy(allow=("*", *ALWAYS_DENIED)).check(options[name])
             elif type not in NUMBERED_TYPES or not _NUMBERED.fullmatch(options[name]):
                 self.policy.check(options[name])
+        if type == NETMAP:
+            self._check_portspec(options.get("portspec", ""))
         if type == pipes.PIPE and (text := pipes.problem(options)):
             raise OpenError("INVALID", text)
         netns = options.get("netns", "")
@@ -202,6 +206,16 @@ class Opener:
             raise OpenError("INVALID", f"{netns!r} is no name of a network namespace")
         if type == "vale_nic" and not _VALE_SWITCH.fullmatch(options.get("switch", "")):
             raise OpenError("INVALID", f"{options.get('switch')!r} is no name of a VALE switch")
+
+    def _check_portspec(self, text: str) -> None:
+        """Interfaces stand in the middle of it: the port's, and the one it shares memory with."""
+        try:
+            spec = native.portspec(text)
+        except native.NativeError as error:
+            raise OpenError("INVALID", f"portspec: {error.message}") from error
+        for name in (spec["port"]["ifname"], spec["share"]["ifname"]):
+            if name:
+                self.policy.check(name)
 
     def _driver(self, type: str, options: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         """The C port type that serves ``type``, and its options."""
@@ -239,7 +253,10 @@ def _netmap_device() -> str:
     try:
         os.close(os.open(vale.DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        return f"{vale.DEVICE} is missing: load the kernel module netmap, or pass the device in"
+        return (
+            f"there is no {vale.DEVICE}: load the module netmap; without it vale, pipe and monitor "
+            "ports are served by this switch's own engine"
+        )
     except OSError as error:
         return f"{vale.DEVICE} cannot be opened: {error.strerror}"
     return ""

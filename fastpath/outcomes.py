@@ -17,6 +17,7 @@ HINTS = {
     "PRIVILEGE": "start as root, or with the capabilities NET_ADMIN and NET_RAW",
     "KEEPER_ABSENT": "start the keeper; the port comes up by itself then",
     "MONITORED_ABSENT": "the monitor works by itself as soon as that port does",
+    "NETMAP_ABSENT": "load the module netmap, or pass the device in",
     "NETNS_NOT_FOUND": "make it with: ip netns add NAME",
 }
 LOST = Outcome("IFACE_LOST", "the interface is gone", HINTS["IFACE_LOST"])

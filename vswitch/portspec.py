@@ -50,6 +50,8 @@ class Flag(IntFlag):
 
 
 NO_FLAGS = Flag(0)
+_ONE_WAY = Flag.RX_RINGS_ONLY | Flag.TX_RINGS_ONLY
+_BOTH_WAYS = {Flag.RX_RINGS_ONLY, Flag.TX_RINGS_ONLY}
 _FLAGS = {
     "x": Flag.EXCLUSIVE,
     "z": Flag.ZCOPY_MON,
@@ -104,6 +106,27 @@ class Portspec:
     @property
     def monitor(self) -> bool:
         return bool(self.flags & (Flag.MONITOR_TX | Flag.MONITOR_RX | Flag.ZCOPY_MON))
+
+    @property
+    def nic(self) -> bool:
+        """It takes rings of the interface itself, not only its host's."""
+        return self.mode in (Mode.ALL_NIC, Mode.NIC_SW, Mode.ONE_NIC)
+
+    @property
+    def host(self) -> bool:
+        """It takes rings of the interface's host stack."""
+        return self.mode in (Mode.SW, Mode.NIC_SW, Mode.ONE_SW)
+
+    def overlaps(self, other: Portspec) -> bool:
+        """Both would own one ring. Monitors own none that is somebody else's."""
+        if self.port.name != other.port.name or self.monitor or other.monitor:
+            return False
+        if {self.flags & _ONE_WAY, other.flags & _ONE_WAY} == _BOTH_WAYS:
+            return False  # one receives, the other transmits
+        same_ring = self.ringid == other.ringid
+        nic = self.nic and other.nic and (same_ring or not self.mode == other.mode == Mode.ONE_NIC)
+        host = self.host and other.host
+        return nic or (host and (same_ring or not self.mode == other.mode == Mode.ONE_SW))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from vswitch import vale
 from vswitch.filters import FilterError, compile_filter
 from vswitch.kinds import Configuration, Key
-from vswitch.kinds.backends import Pipe
+from vswitch.kinds.backends import Netmap, Pipe
 from vswitch.kinds.port import PortSpec
 from vswitch.kinds.resource import Stored
 from vswitch.problems import Detail, Problem, of_details
@@ -101,6 +101,8 @@ def _port(before: Configuration, after: Configuration, key: Key) -> Iterator[Det
         )
     yield from _filters(spec)
     yield from _monitored(after, key.name, spec)
+    if isinstance(spec.backend, Netmap):
+        yield from _netmap(after, key.name, spec.backend)
     if isinstance(spec.backend, Pipe):
         yield from _pipe(after, key.name, spec, spec.backend)
     old = before.ports.get(key.name)
@@ -132,6 +134,20 @@ def _claims(after: Configuration, name: str, spec: PortSpec) -> Iterator[Detail]
             yield Detail("/spec/backend/out", "PORT_BUSY", f"File {taken} is used by port {other}.")
         for taken in sorted(ends.intersection(stored.spec.backend.ends())):
             yield Detail("/spec/backend", "PORT_BUSY", f"{taken} is port {other}.")
+
+
+def _netmap(after: Configuration, name: str, backend: Netmap) -> Iterator[Detail]:
+    """A ring has one owner."""
+    wanted = backend.parsed
+    for other, stored in after.ports.items():
+        theirs = stored.spec.backend
+        if other == name or not isinstance(theirs, Netmap):
+            continue
+        if not set(backend.devices()) & set(theirs.devices()) and wanted.overlaps(theirs.parsed):
+            text = (
+                f"Port {other}, {theirs.portspec}, has rings of {wanted.port.name} that it needs."
+            )
+            yield Detail("/spec/backend/portspec", "PORT_BUSY", text)
 
 
 def _pipe(after: Configuration, name: str, spec: PortSpec, backend: Pipe) -> Iterator[Detail]:

@@ -5,7 +5,7 @@
  *
  * Memory that somebody else can write is loaded once, checked, and only then used: by
  * load_shared(address), which is one relaxed load of the type pointed to, and by slot_load for a
- * slot. Writers of a ring's index pair it with an acquire fence or load of their own.
+ * slot. An index that says what may be read is loaded by load_shared_acquire.
  *
  * Fuzz builds replace it: compiled with -DFUZZ_SHARED, every such load asks fuzz_shared, which the
  * fuzz target defines, for its bytes. It returns whatever it likes (the input's next bytes), so one
@@ -24,8 +24,10 @@
 #ifdef FUZZ_SHARED
 uint64_t fuzz_shared(const volatile void *address, size_t bytes);
 #define load_shared(address) ((__typeof__(*(address)))fuzz_shared((address), sizeof(*(address))))
+#define load_shared_acquire(address) load_shared(address)
 #else
 #define load_shared(address) __atomic_load_n((address), __ATOMIC_RELAXED)
+#define load_shared_acquire(address) __atomic_load_n((address), __ATOMIC_ACQUIRE)
 #endif
 
 /* A slot's buf_idx, len and flags in one load; ptr is not looked at. */

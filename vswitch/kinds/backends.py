@@ -9,15 +9,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from typing_extensions import TypeAliasType
 
 from vswitch.filters import SNAPLEN, TEXT_MAX, compile_filter
 from vswitch.kinds.resource import Spec
+from vswitch.portspec import TEXT_MAX as PORTSPEC_MAX
+from vswitch.portspec import Mode, Portspec, parse
 from vswitch.values import FileName, Identifier, InterfaceName, IpPrefix, Name, TapName
 
 Queues = Annotated[int, Field(ge=1, le=16)]
 FilterExpression = Annotated[str, StringConstraints(max_length=TEXT_MAX)]
+
+
+def _portspec(text: str) -> str:
+    parse(text)
+    return text
+
+
+PortspecText = Annotated[
+    str,
+    StringConstraints(max_length=PORTSPEC_MAX),
+    AfterValidator(_portspec),
+    Field(
+        description="netmap's name of a port or of a part of it: netmap:IF, with ^ (host rings), "
+        "* (NIC and host), -N (one ring pair), {ID or }ID (a pipe beside it), /FLAGS, @N, "
+        "@OPTION:KEY=VALUE; or valeSWITCH:PORT.",
+        examples=["netmap:eth1", "netmap:eth1*", "netmap:eth1-0/x", "vale0:p1"],
+    ),
+]
 
 
 class _Backend(Spec):
@@ -178,6 +198,26 @@ class Pipe(_Backend):
         return (f"The {self.end} end of pipe {self.name}",)
 
 
+class Netmap(_Backend):
+    """What the netmap kernel module serves: an interface's rings, its host's, a pipe, VALE."""
+
+    type: Literal["netmap"]
+    portspec: PortspecText
+
+    @property
+    def parsed(self) -> Portspec:
+        return parse(self.portspec)
+
+    def devices(self) -> tuple[str, ...]:
+        spec = self.parsed
+        whole = spec.mode in (Mode.ALL_NIC, Mode.NIC_SW) and not spec.port.pipe
+        return (spec.port.ifname,) if whole and spec.port.ifname and not spec.monitor else ()
+
+    def vale_nic(self) -> tuple[str, bool] | None:
+        name, _, rings = self.portspec.removeprefix("netmap:").partition("*")
+        return (name, "*" in self.portspec) if self.devices() == (name,) and not rings else None
+
+
 class Memory(_Backend):
     """Rings in the forwarder's own memory, for tests and benchmarks."""
 
@@ -256,7 +296,7 @@ class Monitor(_Backend):
 Backend = TypeAliasType(
     "Backend",
     Annotated[
-        AfPacket | Tap | Tun | Veth | Pipe | Memory | Null | Pcap | Monitor,
+        AfPacket | Tap | Tun | Veth | Netmap | Pipe | Memory | Null | Pcap | Monitor,
         Field(discriminator="type"),
     ],
 )
@@ -265,6 +305,7 @@ TYPES: tuple[str, ...] = (
     "tap",
     "tun",
     "veth",
+    "netmap",
     "pipe",
     "memory",
     "null",
