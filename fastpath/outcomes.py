@@ -14,6 +14,7 @@ HINTS = {
     "IFACE_NOT_FOUND": "the port comes up by itself when the interface appears",
     "IFACE_LOST": "the port comes up by itself when the interface appears",
     "IFACE_DENIED": "start the keeper with --allow for this name",
+    "ADDRESS_NOT_LOCAL": "ip address add ADDRESS dev INTERFACE; the port then comes up by itself",
     "PRIVILEGE": "start as root, or with the capabilities NET_ADMIN and NET_RAW",
     "KEEPER_ABSENT": "start the keeper; the port comes up by itself then",
     "MONITORED_ABSENT": "the monitor works by itself as soon as that port does",

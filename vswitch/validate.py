@@ -118,10 +118,10 @@ def _port(before: Configuration, after: Configuration, key: Key) -> Iterator[Det
 
 
 def _claims(after: Configuration, name: str, spec: PortSpec) -> Iterator[Detail]:
-    """An interface, a file or an end serves one port. The number of ports is bounded."""
+    """An interface, a file, an end, a UDP port serve one port. The number of ports is bounded."""
     devices, files = set(spec.backend.devices()), set(spec.backend.files())
-    ends = set(spec.backend.ends())
-    if not devices and not files and not ends:
+    ends, sockets = set(spec.backend.ends()), set(spec.backend.sockets())
+    if not (devices or files or ends or sockets):
         return
     for other, stored in after.ports.items():
         if other == name:
@@ -134,6 +134,10 @@ def _claims(after: Configuration, name: str, spec: PortSpec) -> Iterator[Detail]
             yield Detail("/spec/backend/out", "PORT_BUSY", f"File {taken} is used by port {other}.")
         for taken in sorted(ends.intersection(stored.spec.backend.ends())):
             yield Detail("/spec/backend", "PORT_BUSY", f"{taken} is port {other}.")
+        for taken in sorted(sockets.intersection(stored.spec.backend.sockets())):
+            yield Detail(
+                "/spec/backend/local", "PORT_BUSY", f"UDP port {taken} is used by port {other}."
+            )
 
 
 def _netmap(after: Configuration, name: str, backend: Netmap) -> Iterator[Detail]:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StringConstraints
@@ -23,7 +23,10 @@ TAP_PATTERN = IFNAME_PATTERN + r"|^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,11}%d$"
 IDENTIFIER_PATTERN = r"^[A-Za-z0-9_]{1,31}$"
 FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
 VLAN_RANGE_PATTERN = r"^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?$"
+ADDRESS_PATTERN = r"^[0-9A-Fa-f.:]{2,45}$"
+ENDPOINT_PATTERN = r"^([0-9.]{7,15}|\[[0-9A-Fa-f.:]{2,45}\]):[1-9][0-9]{3,4}$"
 VID_MAX = 4094
+UDP_PORT_MIN, UDP_PORT_MAX = 1024, 65_535  # what is below belongs to services of the host
 
 Name = Annotated[
     str,
@@ -105,6 +108,59 @@ IpPrefix = Annotated[
     Field(
         description="An IPv4 or IPv6 address, or a prefix.",
         examples=["192.0.2.1", "2001:db8::/64"],
+    ),
+]
+
+
+def _address(text: str) -> str:
+    try:
+        address = ip_address(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no IP address") from error
+    if (
+        address.is_unspecified
+        or address.is_multicast
+        or (address.is_link_local and address.version == 6)
+        or (address.version == 4 and (address.packed[0] == 0 or address.packed[0] >= 224))
+        or (address.version == 6 and address.ipv4_mapped is not None)
+    ):
+        raise ValueError(f"{text} is not the global address of one host")
+    return str(address)
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """ "[2001:db8::1]:6081" -> ("2001:db8::1", 6081)."""
+    address, _, port = text.rpartition(":")
+    return address.strip("[]"), int(port)
+
+
+def format_endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _endpoint(text: str) -> str:
+    address, port = parse_endpoint(text)
+    if not UDP_PORT_MIN <= port <= UDP_PORT_MAX:
+        raise ValueError(f"a UDP port is {UDP_PORT_MIN} to {UDP_PORT_MAX}")
+    return format_endpoint(_address(address), port)
+
+
+HostAddress = Annotated[
+    str,
+    StringConstraints(pattern=ADDRESS_PATTERN),
+    AfterValidator(_address),
+    Field(
+        description="An IPv4 or IPv6 address of one host, not a link-local one.",
+        examples=["192.0.2.1", "2001:db8::1"],
+    ),
+]
+UdpEndpoint = Annotated[
+    str,
+    StringConstraints(pattern=ENDPOINT_PATTERN),
+    AfterValidator(_endpoint),
+    Field(
+        description="An IPv4 or IPv6 address of one host and a UDP port from 1024 on.",
+        examples=["192.0.2.1:6081", "[2001:db8::1]:6081"],
     ),
 ]
 

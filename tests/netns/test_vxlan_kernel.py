@@ -95,7 +95,7 @@ def test_T4_ping_the_kernels_vxlan(
         ping(net, net.hosts[0], STATION, payload)
         ping(net, net.switch, address, payload)
         counters = switch.counters(port)
-        assert counters.rx_drops == {} and counters.tx_drops == {}
+        assert (counters.rx_drops, counters.tx_drops) == ({}, {})
         switch.clear()
 
 

@@ -11,6 +11,9 @@ import os
 import socket
 import threading
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from fastpath import protocol
 from fastpath.protocol import (
@@ -59,6 +62,7 @@ class FakeForwarder:
         self.objects: dict[str, WireObject] = {}
         self.revision = 0
         self.outcomes: dict[str, Outcome] = {}
+        self.states: dict[str, dict[str, Any]] = {}  # of a port: what differs from the usual
         """By key of the wire: what the forwarder says instead of accepting the object."""
         self.rows: list[FdbRow] = []
         self.applies: list[Apply] = []
@@ -220,21 +224,24 @@ class FakeForwarder:
 
     def _status(self, number: int) -> Status:
         ports = tuple(
-            PortState(
-                name=obj.name,
-                outcome=self.outcomes.get(obj.key, Outcome()),
-                link_up=True,
-                lost=False,
-                mtu=1500,
-                ifindex=7,
-                mac="02:00:00:00:00:07",
-                caps=("csum",),
-                detail=f"fake {obj.type}",
-                device="",
-                rx_queues=1,
-                tx_queues=1,
-                offloads_ok=True,
-                offloads_message="",
+            msgspec.structs.replace(
+                PortState(
+                    name=obj.name,
+                    outcome=self.outcomes.get(obj.key, Outcome()),
+                    link_up=True,
+                    lost=False,
+                    mtu=1500,
+                    ifindex=7,
+                    mac="02:00:00:00:00:07",
+                    caps=("csum",),
+                    detail=f"fake {obj.type}",
+                    device="",
+                    rx_queues=1,
+                    tx_queues=1,
+                    offloads_ok=True,
+                    offloads_message="",
+                ),
+                **self.states.get(obj.name, {}),
             )
             for obj in self.objects.values()
             if isinstance(obj, WirePort)

@@ -7,16 +7,35 @@ left to the driver. A new type is a class here, its name in :data:`Backend`, and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import TypeAliasType
 
 from vswitch.filters import SNAPLEN, TEXT_MAX, compile_filter
 from vswitch.kinds.resource import Spec
 from vswitch.portspec import TEXT_MAX as PORTSPEC_MAX
 from vswitch.portspec import Mode, Portspec, parse
-from vswitch.values import FileName, Identifier, InterfaceName, IpPrefix, Name, TapName
+from vswitch.values import (
+    UDP_PORT_MAX,
+    UDP_PORT_MIN,
+    FileName,
+    HostAddress,
+    Identifier,
+    InterfaceName,
+    IpPrefix,
+    Name,
+    TapName,
+    UdpEndpoint,
+    format_endpoint,
+)
 
 Queues = Annotated[int, Field(ge=1, le=16)]
 FilterExpression = Annotated[str, StringConstraints(max_length=TEXT_MAX)]
@@ -65,6 +84,10 @@ class _Backend(Spec):
     def carries_tags(self) -> bool:
         """Frames with VLAN tags can go through it."""
         return True
+
+    def sockets(self) -> tuple[str, ...]:
+        """UDP endpoints this port receives at, as text."""
+        return ()
 
     def filters(self) -> Mapping[str, str]:
         """Filter expressions by the member that holds them."""
@@ -293,10 +316,78 @@ class Monitor(_Backend):
         return self.port
 
 
+Vni = Annotated[int, Field(ge=1, le=0xFFFFFF, description="Network identifier of the tunnel.")]
+
+
+def _distinct_peers(peers: tuple[str, ...], local: str) -> None:
+    """What must hold among the ends of one tunnel port; they are in canonical form."""
+    for peer in peers:
+        if peer == local:
+            raise ValueError(f"{peer} is the local address")
+        if ("." in peer) != ("." in local):
+            raise ValueError(f"{peer} and {local} are not of one IP version")
+    if len(set(peers)) != len(peers):
+        raise ValueError("a peer is named twice")
+
+
+class Vxlan(_Backend):
+    """A VXLAN network (RFC 7348) with static peers; frames for all go to each of them."""
+
+    OVERHEAD: ClassVar[int] = 50  # over IPv4; IPv6 is 20 more
+
+    type: Literal["vxlan"]
+    vni: Vni
+    local: HostAddress
+    remotes: Annotated[tuple[HostAddress, ...], Field(strict=False, min_length=1, max_length=64)]
+    port: int = Field(4789, ge=UDP_PORT_MIN, le=UDP_PORT_MAX, description="UDP port of all ends.")
+    source_ports: int = Field(
+        8, ge=1, le=16, description="UDP source ports that flows are spread over; a socket each."
+    )
+    queues: Queues = 1
+
+    @field_validator("remotes")
+    @classmethod
+    def _others(cls, remotes: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if "local" in info.data:
+            _distinct_peers(remotes, info.data["local"])
+        return remotes
+
+    def options(self) -> dict[str, str]:
+        return super().options() | {"remotes": ",".join(self.remotes)}
+
+    def sockets(self) -> tuple[str, ...]:
+        return (format_endpoint(self.local, self.port),)
+
+
+class Udp(_Backend):
+    """Ethernet in UDP between static peers, in the encapsulation of docs/overlay.md."""
+
+    OVERHEAD: ClassVar[int] = 50
+
+    type: Literal["udp"]
+    vni: Vni
+    local: UdpEndpoint
+    peers: Annotated[tuple[UdpEndpoint, ...], Field(strict=False, min_length=1, max_length=64)]
+    queues: Queues = 1
+
+    @field_validator("peers")
+    @classmethod
+    def _others(cls, peers: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if "local" in info.data:
+            _distinct_peers(peers, info.data["local"])
+        return peers
+
+    def options(self) -> dict[str, str]:
+        return super().options() | {"peers": ",".join(self.peers)}
+
+    def sockets(self) -> tuple[str, ...]:
+        return (self.local,)
+
+
 Backend = TypeAliasType(
     "Backend",
     Annotated[
-        AfPacket | Tap | Tun | Veth | Netmap | Pipe | Memory | Null | Pcap | Monitor,
+        AfPacket | Tap | Tun | Veth | Netmap | Pipe | Memory | Null | Pcap | Monitor | Vxlan | Udp,
         Field(discriminator="type"),
     ],
 )
@@ -311,4 +402,6 @@ TYPES: tuple[str, ...] = (
     "null",
     "pcap",
     "monitor",
+    "vxlan",
+    "udp",
 )

@@ -54,7 +54,7 @@ class Output(BaseModel):
 
 
 class Condition(Output):
-    type: str = Field(description="Ready, LinkUp, OffloadsSafe, PrivilegesOk")
+    type: str = Field(description="Ready, LinkUp, OffloadsSafe, PrivilegesOk; MtuFits of tunnels")
     status: str = Field(description="True, False or Unknown")
     reason: str = Field(description="A stable code.", examples=["IN_FORCE", "IFACE_NOT_FOUND"])
     message: str

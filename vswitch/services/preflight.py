@@ -20,6 +20,8 @@ from pathlib import Path
 from vswitch.kinds import Configuration
 from vswitch.kinds.backends import AfPacket, Pcap, Tap, Tun, Veth
 from vswitch.kinds.port import PortSpec
+from vswitch.services.tunnels import narrow
+from vswitch.values import parse_endpoint
 from vswitch.view import View
 
 _SYS_NET = Path("/sys/class/net")
@@ -52,7 +54,9 @@ def findings(configuration: Configuration, view: View, run_dir: Path) -> list[Fi
         ours = list(_port(name, configuration.ports[name].spec))
         known = {finding.code for finding in ours}
         found += ours
-        found += [word for word in _forwarders_word(name, view) if word.code not in known]
+        spec = configuration.ports[name].spec
+        found += [word for word in _forwarders_word(name, spec, view) if word.code not in known]
+        found += _tunnel(name, configuration, view)
     return found
 
 
@@ -88,7 +92,7 @@ def _keeper(run_dir: Path) -> Iterator[Finding]:
             "error",
             "keeper",
             f"The keeper lacks {' and '.join('CAP_' + name for name in missing)}: it can open "
-            "memory, null and pcap ports only.",
+            "memory, null, pcap, udp and vxlan ports only.",
             _NET_ADMIN_HINT,
         )
 
@@ -114,7 +118,15 @@ def _host(configuration: Configuration, view: View) -> Iterator[Finding]:
                 yield Finding("PORT_TYPE_UNAVAILABLE", severity, "host", f"{name}: {missing}")
 
 
-def _forwarders_word(name: str, view: View) -> Iterator[Finding]:
+def _address_command(spec: PortSpec) -> str | None:
+    """Which interface the address of a tunnel belongs on is the administrator's to say."""
+    for endpoint in spec.backend.sockets():
+        address, _ = parse_endpoint(endpoint)
+        return f"ip address add {address}/{128 if ':' in address else 32} dev lo"
+    return None
+
+
+def _forwarders_word(name: str, spec: PortSpec, view: View) -> Iterator[Finding]:
     """What the forwarder found when it opened the port."""
     state = view.ports.get(name)
     if state is None:
@@ -125,11 +137,19 @@ def _forwarders_word(name: str, view: View) -> Iterator[Finding]:
             "error",
             f"ports/{name}",
             ": ".join(part for part in (state.outcome.message, state.outcome.hint) if part),
+            _address_command(spec) if state.outcome.code == "ADDRESS_NOT_LOCAL" else None,
         )
     if not state.offloads_ok:
         message = state.offloads_message
         fix = fixing_commands(message)
         yield Finding("OFFLOADS_ENABLED", "warning", f"ports/{name}", message, fix)
+
+
+def _tunnel(name: str, configuration: Configuration, view: View) -> Iterator[Finding]:
+    found = narrow(name, configuration.ports[name].spec, configuration, view)
+    if found is not None:
+        where = f"ports/{name}"
+        yield Finding("OUTER_FRAGMENTS", "warning", where, found.message, found.fix or None)
 
 
 def _port(name: str, spec: PortSpec) -> Iterator[Finding]:

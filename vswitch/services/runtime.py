@@ -20,6 +20,7 @@ from vswitch.kinds.port import LastError, PortSpec, PortStatus
 from vswitch.kinds.resource import Condition
 from vswitch.problems import Problem, fastpath_down, not_found
 from vswitch.services.preflight import fixing_commands
+from vswitch.services.tunnels import narrow
 from vswitch.values import now
 from vswitch.view import PENDING, Forwarder, ForwarderError, View
 
@@ -148,7 +149,17 @@ class Runtime:
             facts["LinkUp"] = _link(known_state, stored.spec)
             facts["OffloadsSafe"] = _offloads(known_state)
             facts["PrivilegesOk"] = _privileges(outcome) if known else _UNKNOWN
+            if stored.spec.backend.sockets():
+                facts["MtuFits"] = self._mtu(stored, view, known_state)
         return [self._stamped(stored, kind, fact) for kind, fact in facts.items()]
+
+    def _mtu(self, stored: Stored[Any], view: View, state: PortState | None) -> _Facts:
+        if state is None:
+            return _UNKNOWN
+        found = narrow(stored.key.name, stored.spec, self._current(), view)
+        if found is None:
+            return ("True", "MTU_FITS", "", "")
+        return ("False", "OUTER_FRAGMENTS", found.message, found.fix)
 
     def _stamped(self, stored: Stored[Any], kind: str, fact: _Facts) -> Condition:
         status, reason, message, hint = fact
