@@ -111,7 +111,7 @@ def test_preflight_reads_a_real_interface(api: Api) -> None:
         api.port("p1", bridge=None, backend=backend, offload_policy="refuse")
         fixes = {item["code"]: item["fix"] for item in api("GET", "/system/preflight")["findings"]}
         assert fixes["IFACE_DOWN"] == "ip link set ct-pf0 up"
-        assert fixes["OFFLOADS_ENABLED"].startswith("ethtool -K ct-pf0 tx off")
+        assert fixes["OFFLOADS_ENABLED"].startswith("ethtool -K ct-pf1 tx off")
         subprocess.run(fixes["OFFLOADS_ENABLED"].split(), check=True)
         subprocess.run(fixes["IFACE_DOWN"].split(), check=True)
         codes = {item["code"] for item in api("GET", "/system/preflight")["findings"]}

@@ -1,37 +1,22 @@
-"""What stands in the way of the configuration on this host. Reads only, no privilege needed.
-
-Offload settings come through the SIOCETHTOOL ioctl (linux/ethtool.h, the ETHTOOL_G* reads are
-open to everyone), the rest from /sys and /proc.
-"""
+"""What stands in the way of the configuration on this host. Reads only, no privilege needed."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import fcntl
 import os
 import re
-import socket
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastpath.protocol import PortState
 from vswitch.kinds import Configuration
 from vswitch.kinds.backends import AfPacket, Pcap, Tap, Tun, Veth
 from vswitch.kinds.port import PortSpec
+from vswitch.services.interfaces import Interface
 from vswitch.services.tunnels import narrow
 from vswitch.values import parse_endpoint
 from vswitch.view import View
 
-_SYS_NET = Path("/sys/class/net")
-_SIOCETHTOOL = 0x8946
-_ETHTOOL_GTXCSUM = 0x16
-_ETHTOOL_GTSO = 0x1E
-_ETHTOOL_GGSO = 0x23
-_ETHTOOL_GFLAGS = 0x25
-_FLAG_LRO = 1 << 15
-_IFF_UP = 1
 _COMMAND = re.compile(r"ethtool -K \S+(?: [a-z-]+ off)+")
 _CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
 _NET_ADMIN_HINT = (
@@ -51,7 +36,7 @@ class Finding:
 def findings(configuration: Configuration, view: View, run_dir: Path) -> list[Finding]:
     found = [*_forwarder(view), *_keeper(run_dir), *_host(configuration, view)]
     for name in sorted(configuration.ports):
-        ours = list(_port(name, configuration.ports[name].spec))
+        ours = list(_port(name, configuration.ports[name].spec, view))
         known = {finding.code for finding in ours}
         found += ours
         spec = configuration.ports[name].spec
@@ -152,10 +137,11 @@ def _tunnel(name: str, configuration: Configuration, view: View) -> Iterator[Fin
         yield Finding("OUTER_FRAGMENTS", "warning", where, found.message, found.fix or None)
 
 
-def _port(name: str, spec: PortSpec) -> Iterator[Finding]:
+def _port(name: str, spec: PortSpec, view: View) -> Iterator[Finding]:
     backend, where = spec.backend, f"ports/{name}"
     if isinstance(backend, AfPacket):
-        if not (_SYS_NET / backend.ifname).exists():
+        interface = Interface(backend.ifname)
+        if not interface.exists():
             yield Finding(
                 "IFACE_NOT_FOUND",
                 "error",
@@ -164,9 +150,10 @@ def _port(name: str, spec: PortSpec) -> Iterator[Finding]:
                 "ip link show",
             )
             return
-        yield from _interface(where, backend.ifname, spec)
-    elif isinstance(backend, Veth) and (netns := backend.peer.netns) is not None:
-        if not Path("/run/netns", netns).exists():
+        yield from _interface(where, interface, spec, view.ports.get(name))
+    elif isinstance(backend, Veth):
+        netns, interface = backend.peer.netns, Interface(backend.name)
+        if netns is not None and not Path("/run/netns", netns).exists():
             yield Finding(
                 "NETNS_NOT_FOUND",
                 "error",
@@ -174,73 +161,115 @@ def _port(name: str, spec: PortSpec) -> Iterator[Finding]:
                 f"There is no network namespace {netns} in /run/netns.",
                 f"ip netns add {netns}",
             )
+        elif interface.exists():
+            yield from _interface(where, interface, spec, view.ports.get(name))
     elif isinstance(backend, Pcap) and backend.in_ is None and backend.rate is not None:
         yield Finding("RATE_UNUSED", "info", where, "`rate` has no meaning without `in`.")
 
 
-def _interface(where: str, ifname: str, spec: PortSpec) -> Iterator[Finding]:
-    flags = _flags(ifname)
-    if flags is not None and not flags & _IFF_UP:
-        yield Finding(
-            "IFACE_DOWN", "error", where, f"{ifname} is down.", f"ip link set {ifname} up"
-        )
-    master = _SYS_NET / ifname / "master"
-    if master.exists():
-        owner = os.path.basename(os.path.realpath(master))
+def _interface(
+    where: str, interface: Interface, spec: PortSpec, state: PortState | None
+) -> Iterator[Finding]:
+    name = interface.name
+    if not interface.up:
+        yield Finding("IFACE_DOWN", "error", where, f"{name} is down.", f"ip link set {name} up")
+    elif not interface.carrier:
+        yield _no_carrier(where, interface, spec)
+    if (master := interface.master) is not None:
         yield Finding(
             "IFACE_ENSLAVED",
             "warning",
             where,
-            f"{ifname} is a port of {owner}, which forwards its frames as well.",
-            f"ip link set {ifname} nomaster",
+            f"{name} is a port of {master}, which forwards its frames as well.",
+            f"ip link set {name} nomaster",
         )
-    yield from _offloads(where, ifname, spec)
+    if state is not None and state.outcome.ok:
+        yield _promiscuity(where, interface)
+    yield from _features(where, interface, spec)
 
 
-def _offloads(where: str, ifname: str, spec: PortSpec) -> Iterator[Finding]:
-    if (_ethtool(ifname, _ETHTOOL_GFLAGS) or 0) & _FLAG_LRO:
+def _no_carrier(where: str, interface: Interface, spec: PortSpec) -> Finding:
+    name, backend, peer = interface.name, spec.backend, interface.peer()
+    if not interface.is_veth:
+        return Finding("NO_CARRIER", "error", where, f"{name} has no link: is the cable in?")
+    if peer is not None:
+        other, fix = peer.name, f"ip link set {peer.name} up"
+    elif isinstance(backend, Veth):
+        other, netns = backend.peer.name, backend.peer.netns
+        fix = f"ip -n {netns} link set {other} up"
+    else:
+        other = f"number {interface.peer_index} of another network namespace"
+        fix = f"ip -n NETNS link set if{interface.peer_index} up"
+    return Finding(
+        "NO_CARRIER",
+        "error",
+        where,
+        f"{name} has no link: the other end of the pair, {other}, is down.",
+        fix,
+    )
+
+
+def _promiscuity(where: str, interface: Interface) -> Finding:
+    """A switch needs the frames for other stations; the port asks for them while it lasts."""
+    if interface.promiscuous:
+        return Finding(
+            "PROMISCUOUS",
+            "info",
+            where,
+            f"{interface.name} is promiscuous, as it has to be while it is a port.",
+        )
+    return Finding(
+        "NOT_PROMISCUOUS",
+        "warning",
+        where,
+        f"{interface.name} is not promiscuous: frames for other stations do not get here.",
+        f"ip link set {interface.name} promisc on",
+    )
+
+
+def _features(where: str, interface: Interface, spec: PortSpec) -> Iterator[Finding]:
+    name, backend = interface.name, spec.backend
+    if interface.merges:
         yield Finding(
             "LRO_ENABLED",
             "error",
             where,
-            f"{ifname} merges received frames (LRO) in a way that cannot be undone.",
-            f"ethtool -K {ifname} lro off",
+            f"{name} merges received frames (LRO) in a way that cannot be undone.",
+            f"ethtool -K {name} lro off",
+        )
+    if interface.strips_vlan and isinstance(backend, AfPacket) and backend.version == 1:
+        yield Finding(
+            "RXVLAN_ENABLED",
+            "warning",
+            where,
+            f"{name} takes VLAN tags out of received frames (rxvlan), and TPACKET version 1 does "
+            "not say with what: such frames are dropped.",
+            f"ethtool -K {name} rxvlan off",
         )
     if spec.offload_policy == "refuse":
-        on = [
-            name
-            for name, command in (
-                ("tx", _ETHTOOL_GTXCSUM),
-                ("tso", _ETHTOOL_GTSO),
-                ("gso", _ETHTOOL_GGSO),
-            )
-            if _ethtool(ifname, command)
-        ]
-        if on:
-            switches = " ".join(f"{name} off" for name in on)
-            yield Finding(
-                "OFFLOADS_ENABLED",
-                "warning",
-                where,
-                f"The sender behind {ifname} leaves work to the device ({', '.join(on)}), and "
-                "offload_policy refuse drops such frames.",
-                f"ethtool -K {ifname} {switches}",
-            )
+        yield from _unfinished(where, interface)
 
 
-def _flags(ifname: str) -> int | None:
-    with contextlib.suppress(OSError, ValueError):
-        return int((_SYS_NET / ifname / "flags").read_text(), 16)
-    return None
-
-
-def _ethtool(ifname: str, command: int) -> int | None:
-    """struct ethtool_value by SIOCETHTOOL; None: the device does not say."""
-    value = (ctypes.c_uint32 * 2)(command, 0)
-    request = struct.pack("16sP16x", ifname.encode(), ctypes.addressof(value))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            fcntl.ioctl(probe, _SIOCETHTOOL, request)
-        except OSError:
-            return None
-    return int(value[1])
+def _unfinished(where: str, interface: Interface) -> Iterator[Finding]:
+    """What arrives at one end of a pair was left unfinished by the stack at the other."""
+    sender = interface.peer() if interface.is_veth else interface
+    if sender is None:
+        yield Finding(
+            "VETH_PEER_HIDDEN",
+            "info",
+            where,
+            f"The other end of {interface.name} is in another network namespace. What the sender "
+            "there leaves to the device, offload_policy refuse drops.",
+            "ip netns exec NETNS ethtool -K PEER tx off tso off gso off",
+        )
+        return
+    if on := list(sender.unfinished()):
+        switches = " ".join(f"{word} off" for word in on)
+        yield Finding(
+            "OFFLOADS_ENABLED",
+            "warning",
+            where,
+            f"The sender at {sender.name} leaves work to the device ({', '.join(on)}), and "
+            "offload_policy refuse drops such frames.",
+            f"ethtool -K {sender.name} {switches}",
+        )
