@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
 static_assert(sizeof(struct bpf_insn) == sizeof(struct sock_filter), "one layout");
 static_assert(offsetof(struct bpf_insn, k) == offsetof(struct sock_filter, k), "one layout");
@@ -38,6 +39,99 @@ static bool instruction(const char **text, bool last, struct sock_filter *at)
 	return true;
 }
 
+/*
+ * Those that the kernel takes, no others: bpf_validate looks at less than all bits of a code, and
+ * bpf_filter calls abort() for what it does not know.
+ */
+static bool code_known(uint16_t code)
+{
+	switch (code) {
+	case BPF_LD | BPF_W | BPF_ABS:
+	case BPF_LD | BPF_H | BPF_ABS:
+	case BPF_LD | BPF_B | BPF_ABS:
+	case BPF_LD | BPF_W | BPF_IND:
+	case BPF_LD | BPF_H | BPF_IND:
+	case BPF_LD | BPF_B | BPF_IND:
+	case BPF_LD | BPF_W | BPF_LEN:
+	case BPF_LD | BPF_IMM:
+	case BPF_LD | BPF_MEM:
+	case BPF_LDX | BPF_W | BPF_LEN:
+	case BPF_LDX | BPF_B | BPF_MSH:
+	case BPF_LDX | BPF_IMM:
+	case BPF_LDX | BPF_MEM:
+	case BPF_ST:
+	case BPF_STX:
+	case BPF_ALU | BPF_NEG:
+	case BPF_JMP | BPF_JA:
+	case BPF_RET | BPF_K:
+	case BPF_RET | BPF_A:
+	case BPF_MISC | BPF_TAX:
+	case BPF_MISC | BPF_TXA:
+		return true;
+	default:
+		break;
+	}
+	switch (code & ~BPF_X) { /* with a constant or with X */
+	case BPF_ALU | BPF_ADD:
+	case BPF_ALU | BPF_SUB:
+	case BPF_ALU | BPF_MUL:
+	case BPF_ALU | BPF_DIV:
+	case BPF_ALU | BPF_MOD:
+	case BPF_ALU | BPF_AND:
+	case BPF_ALU | BPF_OR:
+	case BPF_ALU | BPF_XOR:
+	case BPF_ALU | BPF_LSH:
+	case BPF_ALU | BPF_RSH:
+	case BPF_JMP | BPF_JEQ:
+	case BPF_JMP | BPF_JGT:
+	case BPF_JMP | BPF_JGE:
+	case BPF_JMP | BPF_JSET:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/*
+ * A cell of the scratch memory is read on no way before it is written: bpf_filter's memory holds
+ * what the stack happened to hold. Jumps lead forward only, so one pass sees every way.
+ */
+static bool memory_written_first(const struct cbpf *program)
+{
+	uint16_t written[CBPF_INSTRUCTIONS_MAX + 1]; /* bit m: cell m, on all ways to here */
+
+	memset(written, 0xff, sizeof(written));
+	written[0] = 0;
+	for (unsigned i = 0; i < program->count; i++) {
+		const struct sock_filter *at = &program->code[i];
+		uint16_t now = written[i];
+
+		switch (at->code) {
+		case BPF_LD | BPF_MEM:
+		case BPF_LDX | BPF_MEM:
+			if (!(now >> at->k & 1))
+				return false;
+			break;
+		case BPF_ST:
+		case BPF_STX:
+			now |= (uint16_t)(1u << at->k);
+			break;
+		case BPF_JMP | BPF_JA:
+			written[i + 1 + at->k] &= now;
+			continue;
+		default:
+			break;
+		}
+		if (BPF_CLASS(at->code) == BPF_JMP) {
+			written[i + 1 + at->jt] &= now;
+			written[i + 1 + at->jf] &= now;
+		} else if (BPF_CLASS(at->code) != BPF_RET) {
+			written[i + 1] &= now;
+		}
+	}
+	return true;
+}
+
 int cbpf_parse(const char *text, struct cbpf *program, struct error *err)
 {
 	unsigned long count;
@@ -49,14 +143,20 @@ int cbpf_parse(const char *text, struct cbpf *program, struct error *err)
 		return error_named(err, EINVAL, "FILTER_INVALID", "filter: 1 to %u instructions",
 				   (unsigned)CBPF_INSTRUCTIONS_MAX);
 	for (unsigned long i = 0; i < count; i++) {
-		if (!instruction(&text, i + 1 == count, &program->code[i]))
+		if (!instruction(&text, i + 1 == count, &program->code[i]) ||
+		    !code_known(program->code[i].code))
 			return error_named(err, EINVAL, "FILTER_INVALID",
-					   "filter: instruction %lu cannot be read", i);
+					   "filter: instruction %lu is none", i);
 	}
 	if (!bpf_validate((const struct bpf_insn *)program->code, (int)count))
 		return error_named(err, EINVAL, "FILTER_INVALID",
 				   "filter: the program could run out of bounds");
 	program->count = (unsigned)count;
+	if (!memory_written_first(program)) {
+		program->count = 0;
+		return error_named(err, EINVAL, "FILTER_INVALID",
+				   "filter: the program reads memory that it has not written");
+	}
 	return 0;
 }
 

@@ -1,4 +1,4 @@
-"""The lowest layer of the C core for Python tests: parse, vlan, fdb, on bytes.
+"""The lowest layer of the C core for Python tests: parse, vlan, fdb, cbpf, on bytes.
 
 The C files are compiled with tests/support/core_shim.c into a shared object. Declarations are
 read from the sources: what stands between ``/* cffi: begin */`` and ``/* cffi: end */``, as
@@ -36,7 +36,8 @@ def core() -> tuple[Any, Any]:
             *shlex.split(os.environ.get("CC", "cc")),
             *("-std=gnu17", "-O2", "-g", "-shared", "-fPIC", "-D_GNU_SOURCE"),
             *(f"-I{SOURCE}", "-o", str(target), str(SHIM)),
-            *(str(SOURCE / name) for name in ("error.c", "fdb.c", "parse.c", "vlan.c")),
+            *(str(SOURCE / name) for name in ("cbpf.c", "error.c", "fdb.c", "parse.c", "vlan.c")),
+            "-lpcap",
         ]
         subprocess.run(command, check=True)
         return ffi, ffi.dlopen(str(target))

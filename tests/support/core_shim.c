@@ -1,11 +1,12 @@
 /*
- * parse.c, vlan.c and fdb.c as Python tests call them (tests/support/core.py): bytes in, plain
- * results out. Inline functions get a body here.
+ * parse.c, vlan.c, fdb.c and cbpf.c as Python tests call them (tests/support/core.py): bytes in,
+ * plain results out. Inline functions get a body here.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "cbpf.h"
 #include "fdb.h"
 #include "parse.h"
 #include "vlan.h"
@@ -49,6 +50,10 @@ int shim_fdb_learn(struct fdb *fdb, uint64_t key, uint16_t port, uint32_t tick);
 uint32_t shim_fdb_count(struct fdb *fdb);
 uint32_t shim_fdb_port_count(struct fdb *fdb, uint16_t port);
 uint64_t shim_fdb_slots(struct fdb *fdb);
+
+/* -EINVAL: no program. */
+int shim_cbpf(const char *text, const uint8_t *bytes, uint32_t have, uint32_t len,
+	      uint32_t *wanted);
 /* cffi: end */
 
 /* Copies every fragment to memory of its own, so that none touches the next. */
@@ -188,4 +193,20 @@ uint32_t shim_fdb_port_count(struct fdb *fdb, uint16_t port)
 uint64_t shim_fdb_slots(struct fdb *fdb)
 {
 	return fdb->mask + 1;
+}
+
+int shim_cbpf(const char *text, const uint8_t *bytes, uint32_t have, uint32_t len, uint32_t *wanted)
+{
+	struct cbpf program;
+	struct error err;
+	uint8_t *exact;
+	int status = cbpf_parse(text, &program, &err);
+
+	if (status)
+		return status;
+	exact = malloc(have ? have : 1); /* so that a sanitizer sees where it ends */
+	memcpy(exact, bytes, have);
+	*wanted = cbpf_run(&program, exact, have, len);
+	free(exact);
+	return 0;
 }
