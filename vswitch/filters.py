@@ -34,7 +34,7 @@ _TOKEN = re.compile(
 _NUMBER = re.compile(r"0[xX][0-9A-Fa-f]+|[0-9]+(?:\.[0-9]+){0,3}")
 _RANGE = re.compile(r"[0-9]+-[0-9]+")
 _WORDS = """
-    src dst host net mask port portrange gateway less greater proto protochain and or not
+    src dst host net mask port portrange gateway less greater proto and or not
     broadcast multicast ether link fddi tr wlan ip ip6 arp rarp tcp udp icmp icmp6 sctp
     igmp igrp pim vrrp carp ah esp vlan mpls pppoed pppoes geneve len length llc
     aarp atalk decnet sca iso esis es-is isis is-is l1 l2 iih lsp snp csnp psnp clnp stp ipx
@@ -54,12 +54,12 @@ _WORDS = """
     icmp6-multicastrouteradvert icmp6-multicastroutersolicit icmp6-multicastrouterterm
 """
 KEYWORDS = frozenset(_WORDS.split())
-_QUALIFIERS = frozenset(("host", "net", "mask", "port", "portrange", "gateway"))
-_PROTO = frozenset(("proto", "protochain"))
+_QUALIFIERS = frozenset(("host", "net", "mask", "port", "portrange", "gateway", "proto", "llc"))
 _LLC_WORDS = "i s u rr rnr rej ui ua disc dm sabme test xid frmr"
 _LLC = frozenset(_LLC_WORDS.split())
 # They ask the kernel for what is not in the frame, and nobody answers where we run the program.
 _KERNEL = frozenset(("inbound", "outbound", "ifindex"))
+_LOOP = "protochain"
 
 
 class FilterError(ValueError):
@@ -136,19 +136,21 @@ def _refuse_names(expression: str) -> None:
         token = match.group()
         if match.lastgroup == "word" and not (qualifier == "llc" and token in _LLC):
             _refuse_word(token)
-        elif match.lastgroup == "escape" and not (qualifier in _PROTO and token[1:] in KEYWORDS):
+        elif match.lastgroup == "escape" and not (qualifier == "proto" and token[1:] in KEYWORDS):
             raise FilterError(f"{token!r}: only the name of a protocol, behind proto, begins so")
         elif match.lastgroup == "number" and not _is_number(token, qualifier):
             raise FilterError(f"{token!r} is no number; names are not looked up")
         elif match.lastgroup == "ipv6" and not _is_ipv6(token):
             raise FilterError(f"{token!r} is no address")
-        if token in _QUALIFIERS or token in _PROTO or token == "llc":
+        if token in _QUALIFIERS:
             qualifier = token
 
 
 def _refuse_word(word: str) -> None:
     if word in _KERNEL:
         raise FilterError(f"{word!r} is not to be seen in a frame")
+    if word == _LOOP:
+        raise FilterError(f"{word!r} makes a program with a loop, and those are not run")
     if word not in KEYWORDS:
         raise FilterError(f"{word!r} is no keyword of pcap-filter(7); names are not looked up")
 

@@ -92,6 +92,24 @@ static bool code_known(uint16_t code)
 	}
 }
 
+/* Undefined in C; what X holds is looked at when it shifts. */
+static bool shifts_too_far(const struct sock_filter *at)
+{
+	return (at->code == (BPF_ALU | BPF_LSH) || at->code == (BPF_ALU | BPF_RSH)) && at->k >= 32;
+}
+
+/* bpf_validate lets a program jump back, for protochain: a loop that a frame may keep going. */
+static bool jumps_forward(const struct cbpf *program)
+{
+	for (unsigned i = 0; i < program->count; i++) {
+		const struct sock_filter *at = &program->code[i];
+
+		if (at->code == (BPF_JMP | BPF_JA) && at->k >= program->count - i - 1)
+			return false;
+	}
+	return true;
+}
+
 /*
  * A cell of the scratch memory is read on no way before it is written: bpf_filter's memory holds
  * what the stack happened to hold. Jumps lead forward only, so one pass sees every way.
@@ -144,20 +162,18 @@ int cbpf_parse(const char *text, struct cbpf *program, struct error *err)
 				   (unsigned)CBPF_INSTRUCTIONS_MAX);
 	for (unsigned long i = 0; i < count; i++) {
 		if (!instruction(&text, i + 1 == count, &program->code[i]) ||
-		    !code_known(program->code[i].code))
+		    !code_known(program->code[i].code) || shifts_too_far(&program->code[i]))
 			return error_named(err, EINVAL, "FILTER_INVALID",
 					   "filter: instruction %lu is none", i);
 	}
-	if (!bpf_validate((const struct bpf_insn *)program->code, (int)count))
-		return error_named(err, EINVAL, "FILTER_INVALID",
-				   "filter: the program could run out of bounds");
 	program->count = (unsigned)count;
-	if (!memory_written_first(program)) {
-		program->count = 0;
-		return error_named(err, EINVAL, "FILTER_INVALID",
-				   "filter: the program reads memory that it has not written");
-	}
-	return 0;
+	if (bpf_validate((const struct bpf_insn *)program->code, (int)count) &&
+	    jumps_forward(program) && memory_written_first(program))
+		return 0;
+	program->count = 0;
+	return error_named(err, EINVAL, "FILTER_INVALID",
+			   "filter: the program could run out of bounds, for ever, or on memory "
+			   "that it has not written");
 }
 
 uint32_t cbpf_run(const struct cbpf *program, const uint8_t *bytes, uint32_t have, uint32_t len)

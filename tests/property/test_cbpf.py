@@ -17,7 +17,7 @@ LD, LDX, ST, STX, ALU, JMP, RET, MISC = range(8)
 IMM, ABS, IND, MEM, LEN, MSH = (mode << 5 for mode in range(6))
 SIZES = {0x00: 4, 0x08: 2, 0x10: 1}
 ALU_OPS = [op << 4 for op in range(11)]  # ADD SUB MUL DIV OR AND LSH RSH NEG MOD XOR
-SOURCE_X, NEG = 0x08, 0x80
+SOURCE_X, NEG, SHIFTS = 0x08, 0x80, (0x60, 0x70)
 
 
 class OutsideError(Exception):
@@ -122,7 +122,8 @@ def instructions(draw: st.DrawFn, left: int) -> Instruction:
     if kind == ALU:
         op = draw(st.sampled_from(ALU_OPS))
         source = 0 if op == NEG else draw(st.sampled_from((0, SOURCE_X)))
-        return ALU | op | source, 0, 0, draw(st.integers(1, 31) | st.integers(32, U32))
+        most = 31 if op in SHIFTS and not source else U32
+        return ALU | op | source, 0, 0, draw(st.integers(1, 31) | st.integers(1, most))
     if kind == JMP:
         far = st.integers(0, min(left - 1, 255))
         op, source = draw(st.integers(0, 4)) << 4, draw(st.sampled_from((0, SOURCE_X)))
@@ -153,7 +154,7 @@ def test_random_programs(program: list[Instruction], data: bytes, have: int) -> 
 
 EXPRESSIONS = (
     "tcp port 80 or udp port 53",
-    "ip6 protochain 58",
+    "ip6 and icmp6[icmp6type] = icmp6-echo",
     "vlan 100 and vlan 200 and tcp[tcpflags] & tcp-syn != 0",
     "ip[2:2] > 100 and ip[0] & 0xf != 5",
     "pppoes and ip and host 192.0.2.1",
