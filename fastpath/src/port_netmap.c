@@ -393,9 +393,11 @@ static void netmap_poll_status(struct port *port, struct port_status *status)
 		used += snprintf(status->detail + used, sizeof(status->detail) - (size_t)used,
 				 ", %u ring pair%s", netmap->nic, netmap->nic == 1 ? "" : "s");
 	if (netmap->host_rings)
+		used += snprintf(status->detail + used, sizeof(status->detail) - (size_t)used,
+				 ", %u host's", netmap->host_rings);
+	if (netmap->host && netmap_host_lost(netmap->host))
 		snprintf(status->detail + used, sizeof(status->detail) - (size_t)used,
-			 ", %u host ring pair%s", netmap->host_rings,
-			 netmap->host_rings == 1 ? "" : "s");
+			 ", %llu copies lost", (unsigned long long)netmap_host_lost(netmap->host));
 }
 
 static int netmap_rx_fd(const struct port_queue *queue)
