@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from tests.support.rigs import (
     NetdevRig,
     PcapRig,
     Rig,
+    Tap4Rig,
     TapRig,
+    TunRig,
     frame,
     pcap_read,
 )
@@ -75,17 +78,22 @@ def inside(switch: Switch) -> Attached:
     return switch.add("inside", "memory", {"slots": str(MEMORY_SLOTS)})
 
 
-def corpus() -> list[bytes]:
+def maker(rig: Rig) -> Callable[..., bytes]:
+    """frame(), or what stands for it where frames have to be IP packets."""
+    return rig.frame if isinstance(rig, TunRig) else frame
+
+
+def corpus(make: Callable[..., bytes] = frame) -> list[bytes]:
     frames: list[bytes] = []
     for tags in KINDS.values():
-        frames += [frame(len(frames) + i, length, *tags) for i, length in enumerate(LENGTHS)]
+        frames += [make(len(frames) + i, length, *tags) for i, length in enumerate(LENGTHS)]
     return frames
 
 
 def test_frames_into_the_switch(rig: Rig, switch: Switch, inside: Attached) -> None:
     """Order, bytes and counters of every length and kind of tag."""
     switch.attach(rig.open())
-    frames = corpus()
+    frames = corpus(maker(rig))
     rig.send(switch, frames)
     assert switch.take(inside, len(frames)) == frames
     switch.settle()
@@ -101,7 +109,7 @@ def test_frames_into_the_switch(rig: Rig, switch: Switch, inside: Attached) -> N
 
 def test_frames_out_of_the_switch(rig: Rig, switch: Switch, inside: Attached) -> None:
     switch.attach(rig.open())
-    frames = corpus()
+    frames = corpus(maker(rig))
     switch.send(inside, frames)
     assert rig.receive(switch, len(frames)) == frames
     switch.settle()
@@ -116,9 +124,9 @@ def test_frames_out_of_the_switch(rig: Rig, switch: Switch, inside: Attached) ->
 def test_many_frames_keep_their_order(rig: Rig, switch: Switch, inside: Attached) -> None:
     """Several rings' worth, both ways at once where the type can."""
     switch.attach(rig.open())
-    count = 5000
-    inwards = [frame(n, 60 + n % 200, source=1, to=2) for n in range(count)]
-    outwards = [frame(n, 60 + n % 300, source=2, to=1) for n in range(count)]
+    count, make = 5000, maker(rig)
+    inwards = [make(n, 60 + n % 200, source=1, to=2) for n in range(count)]
+    outwards = [make(n, 60 + n % 300, source=2, to=1) for n in range(count)]
     taken: list[bytes] = []
     received: list[bytes] = []
     for at in range(0, count, 500):
@@ -130,6 +138,8 @@ def test_many_frames_keep_their_order(rig: Rig, switch: Switch, inside: Attached
     assert received == outwards
 
 
+# What a TUN takes is not what it gives: its random packets are test_tun.py's.
+@pytest.mark.parametrize("rig", params(*(name for name in RIGS if name != "tun")), indirect=True)
 def test_random_bytes(rig: Rig, switch: Switch, inside: Attached) -> None:
     """Frames of anything: none is lost unaccounted, what is delivered is unchanged."""
     switch.attach(rig.open())
@@ -165,7 +175,8 @@ def test_random_bytes(rig: Rig, switch: Switch, inside: Attached) -> None:
 def test_close_and_reopen(rig: Rig, switch: Switch, inside: Attached) -> None:
     """Counters of a port that left stay in the sums; no descriptor stays behind."""
     switch.attach(rig.open())
-    frames = [frame(n, 100 + n) for n in range(100)]
+    make = maker(rig)
+    frames = [make(n, 100 + n) for n in range(100)]
     descriptors: set[int] = set()
     for _ in range(3):
         rig.send(switch, frames)
@@ -185,10 +196,11 @@ def test_close_and_reopen(rig: Rig, switch: Switch, inside: Attached) -> None:
 @pytest.mark.parametrize("rig", params(*(name for name in RIGS if name != "memory")), indirect=True)
 def test_another_engine_goes_on(rig: Rig) -> None:
     """The fds outlive an engine: what comes while there is none waits for the next."""
-    frames = [frame(n, 60 + n) for n in range(100)]
+    make = maker(rig)
     with Switch() as first:
         inside = first.add("inside", "memory")
         first.attach(rig.open())
+        frames = [make(n, 60 + n) for n in range(100)]
         rig.send(first, frames)
         assert first.take(inside, len(frames)) == frames
         first.send(inside, frames)
@@ -197,15 +209,59 @@ def test_another_engine_goes_on(rig: Rig) -> None:
         first.detach(rig.port)
         if isinstance(rig, NetdevRig):
             for n in range(300):
-                rig.peer.send(frame(1000 + n))
+                rig.peer.send(make(1000 + n))
     with Switch() as second:
         inside = second.add("inside", "memory")
         second.attach(rig.port)
         if isinstance(rig, NetdevRig):
-            assert second.take(inside, 300) == [frame(1000 + n) for n in range(300)]
+            assert second.take(inside, 300) == [make(1000 + n) for n in range(300)]
         second.send(inside, frames)
         assert rig.receive(second, len(frames)) == frames
         assert second.status(rig.port).link_up
+
+
+# --- many queues ---------------------------------------------------------------------------------
+
+
+def flow_frame(flow: int, number: int) -> bytes:
+    """An IPv4 datagram of a flow, told by its source port, that carries a number."""
+    udp = struct.pack("!HHHH", 1024 + flow, 9, 12, 0) + number.to_bytes(4, "big")
+    addresses = bytes((192, 0, 2, 1, 198, 51, 100, 1))
+    ip = struct.pack("!BBHIBBH", 0x45, 0, 20 + len(udp), 0, 9, 17, 0) + addresses
+    return frame(0)[:12] + b"\x08\x00" + ip + udp
+
+
+def by_flow(frames: Iterable[bytes]) -> dict[bytes, list[int]]:
+    found: dict[bytes, list[int]] = {}
+    for data in frames:
+        found.setdefault(data[34:36], []).append(int.from_bytes(data[42:46], "big"))
+    return found
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", [Tap4Rig])
+def test_many_queues(kind: type[Tap4Rig], switch: Switch, inside: Attached, tmp_path: Path) -> None:
+    """Flows keep their order and spread; the queues' counters are the port's."""
+    flows, each = 200, 20
+    with contextlib.closing(kind(tmp_path)) as rig:
+        for _ in range(2):  # reopened, too
+            attached = switch.attach(rig.open())
+            queues = switch.status(attached).rx_queues
+            assert queues == 4
+            sent = [flow_frame(flow, n) for n in range(each) for flow in range(flows)]
+            taken: list[bytes] = []
+            for at in range(0, len(sent), 500):
+                rig.send(switch, sent[at : at + 500])
+                taken += switch.take(inside, 500)
+            assert by_flow(taken) == by_flow(sent)
+            switch.settle()
+            shares = [switch.engine.queue_counters(attached.slot, q)[0] for q in range(queues)]
+            assert sum(share.rx_frames for share in shares) == len(sent)
+            assert sum(share.rx_frames > 0 for share in shares) > 1
+            assert switch.counters(attached).rx_frames == len(sent)
+            switch.send(inside, sent[:500])
+            assert rig.receive(switch, 500) == sent[:500]
+            switch.remove(attached)
 
 
 # --- full ----------------------------------------------------------------------------------------
@@ -213,10 +269,11 @@ def test_another_engine_goes_on(rig: Rig) -> None:
 
 def overflow(switch: Switch, inside: Attached, rig: Rig, count: int) -> int:
     """Sends count frames of 100 bytes to the port; how many it dropped as queue_full."""
+    make = maker(rig)
     before = switch.engine.total_counters().rx_frames
-    switch.send(inside, [frame(n, 100) for n in range(count)])
+    switch.send(inside, [make(n, 100) for n in range(count)])
     wait_until(
-        lambda: switch.engine.total_counters().rx_frames == before + count, 10, "all received"
+        lambda: switch.engine.total_counters().rx_frames == before + count, 20, "all received"
     )
     switch.settle()
     counters = switch.counters(rig.port)
@@ -252,15 +309,33 @@ def test_full_file(switch: Switch, inside: Attached, tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_full_interface_queue(switch: Switch, inside: Attached, tmp_path: Path) -> None:
-    with contextlib.closing(AfPacketRig(tmp_path)) as rig:
-        switch.attach(rig.open({"qdisc_bypass": "false"}))
+@pytest.mark.parametrize(
+    ("kind", "options", "count"),
+    [
+        (AfPacketRig, {"qdisc_bypass": "false"}, 3000),
+        # A TAP has room for 8 MB until somebody takes its frames; then each batch waits for 2 ms.
+        (TapRig, {}, 30000),
+        (TunRig, {}, 30000),
+    ],
+)
+def test_full_interface_queue(
+    kind: type[AfPacketRig | TapRig],
+    options: dict[str, str],
+    count: int,
+    switch: Switch,
+    inside: Attached,
+    tmp_path: Path,
+) -> None:
+    with contextlib.closing(kind(tmp_path)) as rig:
+        attached = switch.attach(rig.open(options))
         with rig.slow():
-            assert overflow(switch, inside, rig, 3000) > 0
+            assert overflow(switch, inside, rig, count) > 0
+            assert switch.status(attached).link_up, "full is not down"
         # It is waited for again once it moves.
         rig.receive(switch, 0)
-        switch.send(inside, [frame(7)])
-        wait_until(lambda: frame(7) in rig.peer.receive(), 10, "the queue moves again")
+        last = maker(rig)(7)
+        switch.send(inside, [last])
+        wait_until(lambda: last in rig.peer.receive(), 10, "the queue moves again")
 
 
 @pytest.mark.root
@@ -269,9 +344,9 @@ def test_full_receive_ring(name: str, switch: Switch, inside: Attached, tmp_path
     """Nobody reads: what does not fit is counted by the kernel, the rest comes in order."""
     count = 30000
     with contextlib.closing(NETDEV_RIGS[name](tmp_path)) as rig:
-        attached = rig.open()
+        attached, make = rig.open(), maker(rig)
         for n in range(count):
-            rig.peer.send(frame(n))
+            rig.peer.send(make(n))
         lost_by_netdev = 0
         if isinstance(rig, TapRig):
             lost_by_netdev = rig.net.counter(rig.net.switch, rig.name, "tx_dropped")
@@ -294,7 +369,8 @@ def test_full_receive_ring(name: str, switch: Switch, inside: Attached, tmp_path
         excess = switch.counters(inside).tx_drops
         assert set(excess) <= {"queue_full"}, "the opposite ring may overflow, nothing else"
         assert len(taken) + excess.get("queue_full", 0) == counters.rx_frames
-        numbers = [int.from_bytes(data[14:18], "big") for data in taken]
+        at = rig.number_at
+        numbers = [int.from_bytes(data[at : at + 4], "big") for data in taken]
         assert numbers == sorted(set(numbers))
 
 
@@ -302,10 +378,10 @@ def test_full_receive_ring(name: str, switch: Switch, inside: Attached, tmp_path
 @pytest.mark.parametrize("name", NETDEV_RIGS)
 def test_link_down_and_up(name: str, switch: Switch, inside: Attached, tmp_path: Path) -> None:
     with contextlib.closing(NETDEV_RIGS[name](tmp_path)) as rig:
-        attached = switch.attach(rig.open())
+        attached, make = switch.attach(rig.open()), maker(rig)
         rig.link(False)
         wait_until(lambda: not switch.status(attached).link_up, 5, "the status says so")
-        switch.send(inside, [frame(n) for n in range(10)])
+        switch.send(inside, [make(n) for n in range(10)])
         switch.settle()
         wait_until(lambda: switch.counters(inside).rx_frames == 10, 5, "received")
         switch.settle()
@@ -313,10 +389,10 @@ def test_link_down_and_up(name: str, switch: Switch, inside: Attached, tmp_path:
         assert (counters.tx_frames, counters.tx_drops) == (0, {"link_down": 10})
         rig.link(True)
         wait_until(lambda: switch.status(attached).link_up, 5, "the status says so")
-        switch.send(inside, [frame(n) for n in range(10)])
-        assert rig.receive(switch, 10) == [frame(n) for n in range(10)]
-        rig.send(switch, [frame(11, source=3)])
-        assert switch.take(inside, 1) == [frame(11, source=3)]
+        switch.send(inside, [make(n) for n in range(10)])
+        assert rig.receive(switch, 10) == [make(n) for n in range(10)]
+        rig.send(switch, [make(11, source=3)])
+        assert switch.take(inside, 1) == [make(11, source=3)]
 
 
 # --- pcap and null -------------------------------------------------------------------------------

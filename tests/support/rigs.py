@@ -123,6 +123,7 @@ class NetdevRig:
     """A packet socket on the interface that is the port's other end."""
 
     type: str
+    number_at = 14  # where in a frame its number is
     port: Attached
     net: Topology
     peer: HostPort | UdpPeer
@@ -199,20 +200,22 @@ class TapRig(NetdevRig):
     """The network interface of the TAP, used by a packet socket as a local stack would."""
 
     type = "tap"
+    options: ClassVar[Mapping[str, str]] = {}
+    peer_of: Callable[[str, str], HostPort] = HostPort
 
     def __init__(self, home: Path) -> None:
         del home
-        self.net = Topology(hosts=0, addresses=False).__enter__()
+        self.net = Topology(hosts=1, addresses=False).__enter__()
         self.name = f"{self.net.prefix}t"
         self._opened = False
 
     def open(self, options: Mapping[str, str] = {}) -> Attached:
-        wanted = {"name": self.name, "mtu": str(MTU), **options}
-        self.port = in_netns(self.net.switch, lambda: acquire("p1", "tap", wanted))
+        wanted = {"name": self.name, "mtu": str(MTU), **self.options, **options}
+        self.port = in_netns(self.net.switch, lambda: acquire("p1", self.type, wanted))
         if self._opened:
             self.peer.close()
         self._opened = True
-        self.peer = HostPort(self.net.switch, self.name)
+        self.peer = type(self).peer_of(self.net.switch, self.name)
         return self.port
 
     def link(self, up: bool) -> None:
@@ -221,10 +224,90 @@ class TapRig(NetdevRig):
             with contextlib.suppress(OSError):  # the peer's socket reports that it was down
                 self.peer.receive()
 
+    @contextlib.contextmanager
+    def slow(self) -> Iterator[None]:
+        """What the port sends goes on to an interface that sends about a frame a second."""
+        out = self.net.switch_ifs[0]
+        tc = ("tc", "-n", self.net.switch)
+        shape = ("tbf", "rate", "8kbit", "burst", "1600", "limit", "1g")
+        run(*tc, "qdisc", "add", "dev", out, "root", *shape)
+        run(*tc, "qdisc", "add", "dev", self.name, "ingress")
+        match = ("parent", "ffff:", "protocol", "all", "bpf", "bytecode", "1,6 0 0 4294967295")
+        action = ("action", "mirred", "egress", "redirect", "dev", out)
+        run(*tc, "filter", "add", "dev", self.name, *match, *action)
+        yield
+        run(*tc, "qdisc", "del", "dev", self.name, "ingress")
+        run(*tc, "qdisc", "del", "dev", out, "root")
+
     def close(self) -> None:
         if self._opened:
             self.peer.close()
         self.net.close()
+
+
+class Tap4Rig(TapRig):
+    """The kernel spreads flows over the queues; frames without one stay in order."""
+
+    options: ClassVar[Mapping[str, str]] = {"queues": "4"}
+
+
+class TunPeer(HostPort):
+    """The interface of a TUN: packets, seen as the frames that they are on the bridge.
+
+    All are for groups, so that both Ethernet addresses follow from the packet: nobody has to be
+    asked, and every frame that crosses is one that a test sent.
+    """
+
+    port_mac = b""
+
+    def send(self, frame: bytes) -> None:
+        super().send(frame[14:])
+
+    def receive(self) -> list[bytes]:
+        return [self._header(packet) + packet for packet in super().receive()]
+
+    def _header(self, packet: bytes) -> bytes:
+        v6 = packet[0] >> 4 == 6
+        source, to = (packet[23], packet[39]) if v6 else (packet[15], packet[19])
+        return tun_header(self.port_mac, v6, source, to)
+
+
+def tun_header(port_mac: bytes, v6: bool, source: int, to: int) -> bytes:
+    group = b"\x33\x33\x00\x7f\x00" if v6 else b"\x01\x00\x5e\x7f\x00"
+    station = port_mac if source != 2 else b"\x02\x00\x00\xfd\x00" + bytes([source])
+    return group + bytes([to]) + station + (b"\x86\xdd" if v6 else b"\x08\x00")
+
+
+class TunRig(TapRig):
+    """A TUN carries IP packets only, so its frames are such, and there are none with tags: where
+    a test asks for tags it gets IPv6."""
+
+    type = "tun"
+    peer: TunPeer
+    peer_of = TunPeer
+    number_at = 34
+
+    def open(self, options: Mapping[str, str] = {}) -> Attached:
+        port = super().open(options)
+        state = dict(pair.split("=") for pair in port.state.split())
+        mac = int(state["mac_high"]) << 32 | int(state["mac_low"])
+        self.peer.port_mac = mac.to_bytes(6, "big")
+        return port
+
+    def frame(
+        self, number: int, length: int = 60, *tags: tuple[int, int], source: int = 1, to: int = 2
+    ) -> bytes:
+        """As the module's frame(): ``length`` bytes that carry a number."""
+        v6, size = bool(tags), max(length, 58 if tags else 38) - 14
+        body = number.to_bytes(4, "big") + bytes((number + i) & 0xFF for i in range(size))
+        if v6:
+            addresses = b"\xfd" + bytes(14) + bytes([source])
+            addresses += b"\xff\x12" + bytes(10) + b"\x00\x7f\x00" + bytes([to])
+            head = struct.pack("!IHBB", 6 << 28, size - 40, 253, 9) + addresses
+        else:
+            addresses = bytes([10, 0, 0, source, 239, 127, 0, to])
+            head = struct.pack("!BBHIBBH", 0x45, 0, size, 0, 9, 253, 0) + addresses
+        return tun_header(self.peer.port_mac, v6, source, to) + (head + body)[:size]
 
 
 class OverlayRig(NetdevRig):
@@ -288,6 +371,7 @@ NETDEV_RIGS: dict[str, Callable[[Path], NetdevRig]] = {
     "af_packet-v2": AfPacketRig,
     "af_packet-v3": AfPacketV3Rig,
     "tap": TapRig,
+    "tun": TunRig,
     "udp": UdpRig,
     "vxlan": VxlanRig,
 }
