@@ -24,6 +24,7 @@ from fastpath.devices import DeviceError
 
 VETH = "veth"
 NETMAP = "netmap"
+VALE = "vale"
 VETH_OPTIONS = ("name", "peer", "netns")
 # Which option of a type names a kernel interface.
 INTERFACE_OPTIONS = {
@@ -100,6 +101,8 @@ class Opener:
         for type in self.types:
             check = checks.get(type)
             result[type] = check() if check else ""
+        if pipes.PIPE in result:
+            result[VALE] = result[pipes.PIPE]  # the control plane makes pipes of it
         if "af_packet" in result:
             result[VETH] = result["af_packet"] or _net_admin()
         return result

@@ -344,6 +344,7 @@ class Plane:
         self.loop = Loop(settings.forwarder_socket, __version__, changes.current, self._on_view)
         self._runtime = Runtime(self.loop, lambda: changes.current)
         changes.observe(self.loop.nudge)
+        changes.ask_kernel_vale(lambda: self.loop.view.kernel_vale)
         self.services = Services(
             settings=settings,
             store=self.store,

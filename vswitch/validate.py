@@ -67,6 +67,8 @@ def _bridge(before: Configuration, after: Configuration, key: Key) -> Iterator[D
     if vale.is_kernel(spec):
         switches = sum(vale.is_kernel(stored.spec) for stored in after.bridges.values())
         yield from vale.bridge_faults(key.name, spec, switches)
+    elif spec.origin == "vale" and spec.vlan_filtering:
+        yield Detail("/spec/vlan_filtering", "CONFLICT", "A VALE switch knows no VLANs.")
     old = before.bridges.get(key.name)
     members = after.members(key.name)
     if old is not None and old.spec.engine != spec.engine and members:
@@ -88,9 +90,8 @@ def _port(before: Configuration, after: Configuration, key: Key) -> Iterator[Det
         )
     elif spec.bridge is not None and vale.is_kernel(after.bridges[spec.bridge].spec):
         yield from vale.port_faults(spec)
-        if len(after.members(spec.bridge)) > vale.PORTS_MAX:
-            text = f"A VALE switch of the kernel has at most {vale.PORTS_MAX} ports."
-            yield Detail("/spec/bridge", "VALE_LIMIT", text)
+        yield from _kernel_room(after, spec.bridge, "/spec/bridge")
+    yield from _switch(after, spec)
     yield from _claims(after, key.name, spec)
     if spec.vlan.mode in ("trunk", "native") and not spec.backend.carries_tags():
         yield Detail(
@@ -106,15 +107,37 @@ def _port(before: Configuration, after: Configuration, key: Key) -> Iterator[Det
     if isinstance(spec.backend, Pipe):
         yield from _pipe(after, key.name, spec, spec.backend)
     old = before.ports.get(key.name)
-    if old is not None and old.spec.bridge != spec.bridge:
-        stranded = [user for user in before.entries_of_port(key.name) if after.get(user)]
+    if old is not None and (left := set(old.spec.bridges) - set(spec.bridges)):
+        entries = before.entries_of_port(key.name)
+        stranded = [user for user in entries if user.bridge in left and after.get(user)]
         if stranded:
             yield Detail(
                 "/spec/bridge",
                 "IN_USE",
-                f"{len(stranded)} static FDB entries of bridge {old.spec.bridge} name this port; "
-                f"remove them first ({stranded[0].path}).",
+                f"{len(stranded)} static FDB entries of bridge {stranded[0].bridge} name this "
+                f"port; remove them first ({stranded[0].path}).",
             )
+
+
+def _kernel_room(after: Configuration, switch: str, pointer: str) -> Iterator[Detail]:
+    if len(after.members(switch)) > vale.PORTS_MAX:
+        text = f"A VALE switch of the kernel has at most {vale.PORTS_MAX} ports."
+        yield Detail(pointer, "VALE_LIMIT", text)
+
+
+def _switch(after: Configuration, spec: PortSpec) -> Iterator[Detail]:
+    """A `vale` port has its own way into its switch."""
+    switch = spec.backend.vale_switch()
+    if switch is None:
+        return
+    if switch not in after.bridges:
+        text = f"There is no switch named {switch}."
+        yield Detail("/spec/backend/switch", "REFERENCE_NOT_FOUND", text)
+    elif vale.is_kernel(after.bridges[switch].spec):
+        yield from _kernel_room(after, switch, "/spec/backend/switch")
+    if switch == spec.bridge:
+        text = f"It is a port of {switch} already; `bridge` names what is joined with the switch."
+        yield Detail("/spec/bridge", "CONFLICT", text)
 
 
 def _claims(after: Configuration, name: str, spec: PortSpec) -> Iterator[Detail]:
@@ -217,7 +240,7 @@ def _entry(after: Configuration, key: Key) -> Iterator[Detail]:
     port: Stored[PortSpec] | None = after.ports.get(spec.port)
     if port is None:
         yield Detail("/spec/port", "REFERENCE_NOT_FOUND", f"There is no port named {spec.port}.")
-    elif port.spec.bridge != key.bridge:
+    elif key.bridge not in port.spec.bridges:
         yield Detail("/spec/port", "CONFLICT", f"Port {spec.port} is not in bridge {key.bridge}.")
 
 

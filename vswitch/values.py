@@ -21,6 +21,8 @@ MAC_PATTERN = r"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$"
 IFNAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,14}$"
 TAP_PATTERN = IFNAME_PATTERN + r"|^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,11}%d$"
 IDENTIFIER_PATTERN = r"^[A-Za-z0-9_]{1,31}$"
+VALE_SWITCH_PATTERN = r"^vale[A-Za-z0-9_]{0,11}$"
+VALE_PORT_PATTERN = r"^[A-Za-z0-9_]{1,15}$"
 FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
 VLAN_RANGE_PATTERN = r"^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?$"
 ADDRESS_PATTERN = r"^[0-9A-Fa-f.:]{2,45}$"
@@ -55,6 +57,16 @@ Identifier = Annotated[
     str,
     StringConstraints(pattern=IDENTIFIER_PATTERN),
     Field(description="Letters, digits and underscores, as netmap names pipes.", examples=["x"]),
+]
+ValeSwitch = Annotated[
+    str,
+    StringConstraints(pattern=VALE_SWITCH_PATTERN),
+    Field(description="A VALE switch: vale and up to 11 letters, digits, _.", examples=["vale0"]),
+]
+ValePort = Annotated[
+    str,
+    StringConstraints(pattern=VALE_PORT_PATTERN),
+    Field(description="A port of a VALE switch: at most 15 characters.", examples=["p1"]),
 ]
 Vid = Annotated[int, Field(ge=1, le=VID_MAX, description="A VLAN id.")]
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from fastpath.protocol import BridgeState, Fdb, PortState, Stats, Status, Welcome
-from vswitch.kinds import Configuration, Key
+from vswitch.kinds import Configuration, Key, switches
 
 FRESH_S = 3.5
 """A forwarder not heard of for so long does not count as forwarding."""
@@ -46,6 +46,11 @@ class View:
         return self.connected and time.monotonic() - self.seen_at < FRESH_S
 
     @property
+    def kernel_vale(self) -> bool:
+        """Has the kernel VALE switches? So where `netmap` ports work."""
+        return self.welcome is not None and self.welcome.port_types.get("netmap") == ""
+
+    @property
     def pending(self) -> bool:
         """Some device is still being opened."""
         return any(state.outcome.code == PENDING for state in self.ports.values())
@@ -54,8 +59,15 @@ class View:
         """The revision, or a later one, is applied, and the object's device has been tried."""
         if not self.connected or self.applied is None or self.applied.revision < revision:
             return False
-        state = self.ports.get(key.name) if key.kind == "port" else None
-        return state is None or state.outcome.code != PENDING
+        return not any(state.outcome.code == PENDING for state in self.port_states(key))
+
+    def port_states(self, key: Key) -> list[PortState]:
+        """What the forwarder says of a port: two words where it is also a port of a switch."""
+        stored = self.applied.get(key) if self.applied and key.kind == "port" else None
+        names = [key.name] if key.kind == "port" else []
+        if stored is not None and (joined := switches.joins(stored.spec)) is not None:
+            names.append(joined.full_name)
+        return [self.ports[name] for name in names if name in self.ports]
 
 
 class Forwarder(Protocol):

@@ -71,6 +71,7 @@ class FakeForwarder:
         """Cleared: requests are taken but not answered."""
         self.answering.set()
         self.proto = protocol.VERSION
+        self.port_types = {**dict.fromkeys(TYPES, ""), "netmap": "/dev/netmap is missing"}
         self._lock = threading.Lock()
         self._clients: list[socket.socket] = []
         self._listener: socket.socket | None = None
@@ -188,7 +189,7 @@ class FakeForwarder:
                     pid=os.getpid(),
                     applied_revision=self.revision,
                     config_hash=self.hash,
-                    port_types=dict.fromkeys(TYPES, ""),
+                    port_types=dict(self.port_types),
                     limits={"ports_max": 256},
                 )
             case Apply():

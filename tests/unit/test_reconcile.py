@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from fastpath import protocol
 from vswitch import validate
-from vswitch.kinds import KINDS, Configuration, Key, Stored
+from vswitch.kinds import KINDS, Configuration, Key, Stored, switches
 from vswitch.problems import Problem
 from vswitch.reconcile.loop import difference, full
 from vswitch.settings import Limits
 from vswitch.values import now, uuid7
 
-BRIDGES = ("a", "b")
+BRIDGES = ("a", "vale1")
 PORTS = ("p", "q", "r")
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
 
@@ -26,7 +26,15 @@ bridge_specs = st.builds(
 port_specs = st.builds(
     dict,
     bridge=st.sampled_from((None, *BRIDGES)),
-    backend=st.sampled_from(({"type": "memory"}, {"type": "null"})),
+    backend=st.sampled_from(
+        (
+            {"type": "memory"},
+            {"type": "null"},
+            {"type": "vale", "switch": "vale0", "port": "x"},
+            {"type": "vale", "switch": "vale0", "port": "y"},
+            {"type": "vale", "switch": "vale1", "port": "x"},
+        )
+    ),
     learning=st.booleans(),
     vlan=st.sampled_from(({}, {"pvid": 7}, {"mode": "trunk", "tagged": ["5-9", "1-2"]})),
 )
@@ -63,7 +71,7 @@ def stored(key: Key, spec: dict[str, Any], revision: int) -> Stored[Any]:
 
 
 def changed(
-    before: Configuration, key: Key, spec: dict[str, Any] | None
+    before: Configuration, key: Key, spec: dict[str, Any] | None, kernel: bool
 ) -> tuple[Configuration, frozenset[Key]] | None:
     """The next configuration, or None where the change is not allowed."""
     revision = before.revision + 1
@@ -76,6 +84,8 @@ def changed(
         if key.kind == "bridge":
             changes |= {entry.key: None for entry in before.fdb.get(key.name, {}).values()}
     after = before.with_changes(revision, changes)
+    changes |= switches.follow(before, after, changes, kernel=kernel)
+    after = before.with_changes(revision, changes)
     try:
         validate.check(before, after, changes, Limits())
     except Problem:
@@ -84,9 +94,9 @@ def changed(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(steps(), st.integers(1, 4))
+@given(steps(), st.integers(1, 4), st.booleans())
 def test_deltas_lead_where_the_whole_leads(
-    script: list[tuple[Key, dict[str, Any] | None]], every: int
+    script: list[tuple[Key, dict[str, Any] | None]], every: int, kernel: bool
 ) -> None:
     """Several changes may be sent as one delta; what the forwarder has is compared each time."""
     configuration = Configuration()
@@ -94,7 +104,7 @@ def test_deltas_lead_where_the_whole_leads(
     there: dict[str, protocol.WireObject] = {}
     touched: frozenset[Key] = frozenset()
     for number, (key, spec) in enumerate(script, 1):
-        result = changed(configuration, key, spec)
+        result = changed(configuration, key, spec, kernel)
         if result is not None:
             configuration, keys_touched = result
             touched |= keys_touched
@@ -107,6 +117,7 @@ def test_deltas_lead_where_the_whole_leads(
             del there[name]
         there |= {obj.key: obj for obj in delta.upserts}
         whole, objects = full(configuration)
+        assert len(objects) == len({obj.key for obj in objects}), "two objects of one key"
         assert there == {obj.key: obj for obj in objects}
         assert delta.hash == whole.hash
         mirror, touched = whole, frozenset()

@@ -62,6 +62,10 @@ class NamedLimit(Output):
 
 class Capabilities(Output):
     port_types: list[PortType]
+    vale: str = Field(
+        description="Who forwards in a VALE switch that is made now: kernel, where it has the "
+        "netmap module, or software."
+    )
     limits: list[NamedLimit]
 
 
@@ -145,6 +149,7 @@ def get_capabilities(served: Served) -> Any:
             }
             for name in TYPES
         ],
+        "vale": "kernel" if view.kernel_vale else "software",
         "limits": [{"name": name, "value": value} for name, value in sorted(bounds.items())],
     }
 

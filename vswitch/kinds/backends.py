@@ -34,6 +34,8 @@ from vswitch.values import (
     Name,
     TapName,
     UdpEndpoint,
+    ValePort,
+    ValeSwitch,
     format_endpoint,
 )
 
@@ -88,6 +90,10 @@ class _Backend(Spec):
     def sockets(self) -> tuple[str, ...]:
         """UDP endpoints this port receives at, as text."""
         return ()
+
+    def vale_switch(self) -> str | None:
+        """The VALE switch it is a port of."""
+        return None
 
     def filters(self) -> Mapping[str, str]:
         """Filter expressions by the member that holds them."""
@@ -241,6 +247,28 @@ class Netmap(_Backend):
         return (name, "*" in self.portspec) if self.devices() == (name,) and not rings else None
 
 
+class Vale(_Backend):
+    """A port of a VALE switch, which is made with its first port and goes with its last one.
+
+    In a bridge: the switch and the bridge are joined. In none: a place for a local program.
+    """
+
+    type: Literal["vale"]
+    switch: ValeSwitch
+    port: ValePort
+
+    @property
+    def full_name(self) -> str:
+        """As netmap writes it: "vale0:p1"."""
+        return f"{self.switch}:{self.port}"
+
+    def ends(self) -> tuple[str, ...]:
+        return (f"Port {self.port} of switch {self.switch}",)
+
+    def vale_switch(self) -> str:
+        return self.switch
+
+
 class Memory(_Backend):
     """Rings in the forwarder's own memory, for tests and benchmarks."""
 
@@ -387,7 +415,19 @@ class Udp(_Backend):
 Backend = TypeAliasType(
     "Backend",
     Annotated[
-        AfPacket | Tap | Tun | Veth | Netmap | Pipe | Memory | Null | Pcap | Monitor | Vxlan | Udp,
+        AfPacket
+        | Tap
+        | Tun
+        | Veth
+        | Netmap
+        | Pipe
+        | Vale
+        | Memory
+        | Null
+        | Pcap
+        | Monitor
+        | Vxlan
+        | Udp,
         Field(discriminator="type"),
     ],
 )
@@ -398,6 +438,7 @@ TYPES: tuple[str, ...] = (
     "veth",
     "netmap",
     "pipe",
+    "vale",
     "memory",
     "null",
     "pcap",

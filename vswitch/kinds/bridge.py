@@ -40,6 +40,12 @@ class BridgeSpec(Spec):
         description="Who forwards: software: this appliance; vale: the VALE switch of this name in "
         "the netmap kernel module, which learns, never ages, and has none of the other switches.",
     )
+    origin: Literal["user", "vale"] = Field(
+        "user",
+        description="Who made it; cannot be changed. vale: made with a switch's first `vale` "
+        "port, and goes with the last one.",
+        json_schema_extra={"readOnly": True},
+    )
     vlan_filtering: bool = Field(False, description="Ports' `vlan` counts; one FDB a VLAN.")
     default_pvid: Vid = Field(1, description="The pvid of ports that name none.")
     fdb: BridgeFdb = Field(default_factory=BridgeFdb)

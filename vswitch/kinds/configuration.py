@@ -48,14 +48,17 @@ class Configuration:
 
     def members(self, bridge: str) -> list[str]:
         """Names of the bridge's ports. Their number is bounded: a scan is cheap enough."""
-        return sorted(name for name, stored in self.ports.items() if stored.spec.bridge == bridge)
+        return sorted(name for name, stored in self.ports.items() if bridge in stored.spec.bridges)
 
     def entries_of_port(self, port: str) -> list[Key]:
-        """Static entries that point to the port: all of them are in its bridge."""
+        """Static entries that point to the port: all of them are in its bridges."""
         stored = self.ports.get(port)
-        bridge = stored.spec.bridge if stored else None
-        entries = self.fdb.get(bridge, _EMPTY) if bridge else _EMPTY
-        return [entry.key for entry in entries.values() if entry.spec.port == port]
+        return [
+            entry.key
+            for bridge in (stored.spec.bridges if stored else ())
+            for entry in self.fdb.get(bridge, _EMPTY).values()
+            if entry.spec.port == port
+        ]
 
     def monitors_of_port(self, port: str) -> list[Key]:
         """Ports that watch the port."""

@@ -56,6 +56,11 @@ class PortSpec(Spec):
         "latency", description="Chooses the TPACKET version where the backend names none."
     )
 
+    @property
+    def bridges(self) -> tuple[str, ...]:
+        """Where frames reach it: its bridge, its VALE switch, or both."""
+        return tuple(name for name in (self.bridge, self.backend.vale_switch()) if name is not None)
+
     @model_validator(mode="after")
     def _distinct_cpus(self) -> PortSpec:
         if len(set(self.cpus)) != len(self.cpus):

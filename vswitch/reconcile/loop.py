@@ -20,7 +20,7 @@ from fastpath import protocol
 from fastpath.protocol import Ack, Event, Fdb, Flushed, Stats, Status, WireObject
 from vswitch.kinds import Configuration, Key
 from vswitch.reconcile.client import Client, ClientError, RefusedError
-from vswitch.reconcile.compile import affected, compile_one
+from vswitch.reconcile.compile import affected, compile_all, compile_one
 from vswitch.view import ForwarderError, View
 
 log = logging.getLogger(__name__)
@@ -58,11 +58,9 @@ _ORDER = {"bridge": 0, "port": 1, "static": 2}
 def full(configuration: Configuration) -> tuple[Mirror, list[WireObject]]:
     objects: list[WireObject] = []
     items: dict[Key, tuple[str, bytes]] = {}
-    for stored in configuration:
-        obj = compile_one(configuration, stored.key)
-        if obj is not None:
-            objects.append(obj)
-            items[stored.key] = (obj.key, protocol.object_hash(obj))
+    for key, obj in compile_all(configuration):
+        objects.append(obj)
+        items[key] = (obj.key, protocol.object_hash(obj))
     total = protocol.combine(digest for _, digest in items.values())
     return Mirror(configuration, items, total), objects
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vswitch import validate
-from vswitch.kinds import KINDS, Configuration, Key, Stored
+from vswitch.kinds import KINDS, Configuration, Key, Stored, switches
 from vswitch.kinds.backends import TYPES
 from vswitch.problems import Detail, Problem, not_found
 from vswitch.settings import Limits
@@ -76,6 +76,7 @@ class Changes:
         self._revisions_max = revisions_max
         self._lock = threading.Lock()
         self._observer: Observer = lambda configuration, touched: None
+        self._kernel_vale: Callable[[], bool] = lambda: False
         self._current = store.load()
 
     @property
@@ -85,6 +86,10 @@ class Changes:
     def observe(self, observer: Observer) -> None:
         """`observer` hears of every commit, in order; it must not block."""
         self._observer = observer
+
+    def ask_kernel_vale(self, question: Callable[[], bool]) -> None:
+        """`question` says whether a VALE switch that is made now is the kernel's."""
+        self._kernel_vale = question
 
     def get(self, key: Key) -> Stored[Any]:
         stored = self._current.get(key)
@@ -145,6 +150,8 @@ class Changes:
         self, key: Key, old: Stored[Any] | None, write: Any, actor: Actor, action: str
     ) -> Written:
         at = now()
+        if key.kind == "bridge":
+            write = _with_origin(old, write)
         if old is None:
             new = Stored(
                 key=key,
@@ -186,6 +193,10 @@ class Changes:
         before = self._current
         revision = before.revision + 1
         after = before.with_changes(revision, changes)
+        followers = switches.follow(before, after, changes, kernel=self._kernel_vale())
+        if followers:
+            changes = {**changes, **followers}
+            after = before.with_changes(revision, changes)
         validate.check(before, after, changes, self._limits)
         try:
             self._store.commit(revision, changes, before, actor, action, self._revisions_max)
@@ -199,6 +210,16 @@ class Changes:
         self._observer(after, frozenset(changes))
         created = stored is not None and stored.generation == 1
         return Written(key, stored, revision, created)
+
+
+def _with_origin(old: Stored[Any] | None, write: Any) -> Any:
+    """A client may leave out who made the bridge, or repeat it."""
+    origin = "user" if old is None else old.spec.origin
+    if "origin" in write.spec.model_fields_set and write.spec.origin != origin:
+        text = f"Who made a bridge cannot be changed: {origin}."
+        raise Problem("INVALID", text, (Detail("/spec/origin", "INVALID", text),))
+    spec = write.spec.model_copy(update={"origin": origin})
+    return write.model_copy(update={"spec": spec})
 
 
 def invalid(error: ValidationError, prefix: tuple[str | int, ...] = ()) -> Problem:

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from fastpath.protocol import Fdb, Outcome, PortState, Stats
 from vswitch import vale
-from vswitch.kinds import KINDS, Configuration, Key, Stored
-from vswitch.kinds.backends import Veth
+from vswitch.kinds import KINDS, Configuration, Key, Stored, switches
+from vswitch.kinds.backends import Pipe, Vale, Veth
 from vswitch.kinds.bridge import BridgeStatus
 from vswitch.kinds.fdb import FdbStatus
 from vswitch.kinds.port import LastError, PortSpec, PortStatus
@@ -125,8 +125,9 @@ class Runtime:
     def _outcome(self, stored: Stored[Any], view: View) -> Outcome:
         """The forwarder's newest word on the object."""
         key = stored.key
-        if key.kind == "port" and key.name in view.ports:
-            return view.ports[key.name].outcome
+        if key.kind == "port":
+            outcomes = [state.outcome for state in view.port_states(key)]
+            return next((outcome for outcome in outcomes if not outcome.ok), _OK)
         if key.kind == "bridge" and key.name in view.bridges:
             return view.bridges[key.name].outcome
         if key.kind == "bridge" and vale.is_kernel(stored.spec) and view.welcome is not None:
@@ -187,8 +188,11 @@ class Runtime:
 
     def flush_fdb(self, bridge: str, port: str | None, vid: int | None) -> int:
         self._need_bridge(bridge)
-        if port is not None and port not in self._current().ports:
-            raise not_found("Port", port)
+        if port is not None:
+            stored = self._current().ports.get(port)
+            if stored is None:
+                raise not_found("Port", port)
+            port = switches.station(port, stored.spec, bridge)
         return self._asked(lambda: self._forwarder.flush_fdb(bridge, port, vid))
 
     def _need_bridge(self, bridge: str) -> None:
@@ -254,6 +258,8 @@ def _link(state: PortState | None, spec: PortSpec) -> _Facts:
     if state.lost:
         return ("False", "BACKEND_LOST", "The device is gone.", "")
     if not state.link_up:
+        if isinstance(spec.backend, Pipe | Vale):
+            return ("False", "LINK_DOWN", "Nobody has the other end.", "")
         hint = f"ip link set {state.device} up" if state.device else ""
         if isinstance(spec.backend, Veth):
             # Our own end is up: what is missing is the other one.
