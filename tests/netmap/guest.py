@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from tests.netmap import basics, vale
+from tests.netmap import basics, pipes, ports, vale
 from tests.netmap.report import run_all
 from tests.netmap.world import World
 
-CHECKS = (*basics.CHECKS, *vale.CHECKS)
+CHECKS = (*basics.CHECKS, *ports.CHECKS, *vale.CHECKS, *pipes.CHECKS)
 
 
 def main(items: list[str]) -> None:

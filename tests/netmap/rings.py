@@ -129,6 +129,17 @@ class Ring:
         self._advance(tail)
         return count, last
 
+    def put_again(self, count: int) -> int:
+        """Slots with whatever is in their buffers, 60 bytes of it."""
+        head, _, tail = self._indices()
+        count = min((tail - head) % self.slots, count)
+        for _ in range(count):
+            at = self._offset + _SLOTS + head * _SLOT.size
+            struct.pack_into("=HH", self._memory, at + 4, 60, 0)
+            head = (head + 1) % self.slots
+        self._advance(head)
+        return count
+
     def put(self, frames: Sequence[bytes]) -> int:
         """As many of them as there is room for."""
         head, _, tail = self._indices()
@@ -201,6 +212,12 @@ class Client:
                 raise TimeoutError(f"{self.name}: no room for {len(left)} frames")
             if left and not self.tx[0].space:
                 select.select([], [self._device], [], 0.05)
+
+    def again(self, count: int) -> int:
+        """Sends what the buffers of free slots hold already: how many frames there was room for."""
+        sent = self.tx[0].put_again(count)
+        self.txsync()
+        return sent
 
     def receive(self, count: int, timeout_s: float = 10) -> list[tuple[bytes, int]]:
         """At least `count` frames with their flags; TimeoutError says how many came."""

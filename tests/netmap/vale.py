@@ -48,7 +48,7 @@ def attach(world: World) -> str:
         assert answers >= 4, f"{answers} of 5 answers"  # the link may still be coming up
         frames = [numbered(i, 60 + i % 1400) for i in range(500)]
         with world.wire(0, 1) as (one, two):
-            carry(lambda part: [one.send(f) for f in part], two.receive, frames)  # type: ignore[arg-type]
+            carry(one.send_all, two.receive, frames)
         world.switch.call("DELETE", "/ports/p1")
         left = _listed(world)
         assert len(left) == 1, left

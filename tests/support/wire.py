@@ -83,6 +83,10 @@ class HostPort:
     def send(self, frame: bytes) -> None:
         self._socket.send(frame)
 
+    def send_all(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            self.send(frame)
+
     def receive(self) -> list[bytes]:
         """Everything that has arrived, oldest first; returns at once."""
         frames: list[bytes] = []
