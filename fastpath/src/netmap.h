@@ -14,7 +14,7 @@
  * interface), the memory's file (with @extmem), the journal. The state says how many:
  *
  *   nic=N host=N first=RING tx=N rx=N htx=N hrx=N mem=ID kb=KILOBYTES hdr=BYTES ifindex=N ext=0|1
- *   flags=FLAGS oN=OFFSET...    (netmap_if of each fd in the region)
+ *   pipe=0|1 flags=FLAGS oN=OFFSET...    (netmap_if of each fd in the region)
  *
  * The kernel touches head, cur and tail only in calls that the fd's owner makes. But a region may
  * be shared with other programs, so whatever is read from it is loaded once and checked, and what
@@ -42,8 +42,10 @@
 enum {
 	NETMAP_POOL = 0x8000,	     /* frame->pool of region N is this + N */
 	NETMAP_TX_WAIT_NS = 2000000, /* for a full ring, in all of one batch */
-	NETMAP_SLOTS_MAX = 65536,    /* of a ring */
-	NETMAP_VNET_BYTES_MAX = 12,  /* of a virtio-net header */
+	/* the same for a pipe, where the other end may have no processor just now */
+	NETMAP_PIPE_WAIT_NS = 250000000,
+	NETMAP_SLOTS_MAX = 65536,   /* of a ring */
+	NETMAP_VNET_BYTES_MAX = 12, /* of a virtio-net header */
 	NETMAP_MONITOR = NR_MONITOR_TX | NR_MONITOR_RX | NR_ZCOPY_MON
 };
 
@@ -85,7 +87,9 @@ struct netmap_tx {
 	uint16_t pool;
 	bool chains; /* NS_MOREFRAG: a frame may take several slots */
 	uint32_t head;
-	uint8_t *region; /* its base */
+	uint32_t wait_ns;
+	uint32_t stalled_at; /* tail that did not move while we waited; `slots`: none */
+	uint8_t *region;     /* its base */
 	struct netmap_exchange *exchange;
 	struct netmap_host *host;
 };

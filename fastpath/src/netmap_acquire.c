@@ -361,14 +361,14 @@ static int describe(struct opening *opening, uint32_t ifindex)
 	struct port_fds *fds = opening->fds;
 	size_t room = sizeof(fds->state), used;
 
-	used =
-	    (size_t)snprintf(fds->state, room,
-			     "nic=%u host=%u first=%u tx=%u rx=%u htx=%u hrx=%u mem=%u kb=%u "
-			     "hdr=%u ifindex=%u ext=%u flags=%u",
-			     opening->nic, opening->host, opening->spec.ringid, first->nr_tx_rings,
-			     first->nr_rx_rings, first->nr_host_tx_rings, first->nr_host_rx_rings,
-			     first->nr_mem_id, (unsigned)(first->nr_memsize >> 10),
-			     opening->vnet_bytes, ifindex, opening->memory ? 1 : 0, opening->flags);
+	used = (size_t)snprintf(
+	    fds->state, room,
+	    "nic=%u host=%u first=%u tx=%u rx=%u htx=%u hrx=%u mem=%u kb=%u "
+	    "hdr=%u ifindex=%u ext=%u pipe=%u flags=%u",
+	    opening->nic, opening->host, opening->spec.ringid, first->nr_tx_rings,
+	    first->nr_rx_rings, first->nr_host_tx_rings, first->nr_host_rx_rings, first->nr_mem_id,
+	    (unsigned)(first->nr_memsize >> 10), opening->vnet_bytes, ifindex,
+	    opening->memory ? 1 : 0, opening->spec.port.pipe ? 1 : 0, opening->flags);
 	for (unsigned i = 0; i < opening->nic + opening->host && used < room; i++)
 		used += (size_t)snprintf(fds->state + used, room - used, " o%u=%u", i,
 					 (unsigned)opening->offset[i]);

@@ -67,22 +67,30 @@ static void burst_send(struct burst *burst)
 	burst_look(burst);
 }
 
-/* Waits for the ring to move, but all in all no longer than NETMAP_TX_WAIT_NS a batch. */
+/*
+ * Waits for the ring to move, but all in all no longer than wait_ns a batch. Where it did not move
+ * at all in that time nobody waits again before it does: a pipe without a reader stops no worker.
+ */
 static bool burst_wait(struct burst *burst)
 {
-	struct netmap_ring *ring = burst->tx->view.ring;
+	struct netmap_tx *tx = burst->tx;
+	struct netmap_ring *ring = tx->view.ring;
+	uint32_t tail = ring_index(&ring->tail, tx->view.slots, burst->at);
 	uint64_t now = clock_ns();
 	int ready;
 
+	if (tail == tx->stalled_at)
+		return false;
 	if (!burst->deadline_ns)
-		burst->deadline_ns = now + NETMAP_TX_WAIT_NS;
+		burst->deadline_ns = now + tx->wait_ns;
 	if (now >= burst->deadline_ns)
 		return false;
 	/* whoever wants more than there is says so by its wake-up point */
-	index_store(&ring->cur, ring_index(&ring->tail, burst->tx->view.slots, burst->at));
-	ready = netmap_device->wait(burst->tx->fd, burst->deadline_ns - now);
+	index_store(&ring->cur, tail);
+	ready = netmap_device->wait(tx->fd, burst->deadline_ns - now);
 	burst->down = ready < 0;
 	burst_look(burst);
+	tx->stalled_at = ready == 0 ? tail : tx->view.slots;
 	return ready > 0;
 }
 

@@ -168,6 +168,9 @@ static int tx_add(struct attaching *attaching, int fd, uint64_t at, bool host)
 	tx->region = netmap->region->base;
 	tx->exchange = &netmap->journal[netmap->tx_count];
 	tx->host = netmap->host;
+	tx->wait_ns =
+	    port_state_u32(attaching->fds, "pipe", 0) ? NETMAP_PIPE_WAIT_NS : NETMAP_TX_WAIT_NS;
+	tx->stalled_at = tx->view.slots;
 	netmap_tx_resume(tx, netmap->region->bytes);
 	*queue = (struct port_queue){attaching->port, tx, (uint16_t)netmap->tx_count++};
 	return 0;

@@ -129,12 +129,16 @@ class Ring:
         self._advance(tail)
         return count, last
 
-    def put_again(self, count: int) -> int:
-        """Slots with whatever is in their buffers, 60 bytes of it."""
+    def put_again(self, header: bytes, count: int) -> int:
+        """One frame of 60 bytes in as many slots; only what is needed of it is written: buffers
+        wander between rings, and any may come."""
         head, _, tail = self._indices()
         count = min((tail - head) % self.slots, count)
         for _ in range(count):
             at = self._offset + _SLOTS + head * _SLOT.size
+            (buffer,) = struct.unpack_from("=I", self._memory, at)
+            start = self._buffer(buffer)
+            self._memory[start : start + len(header)] = header
             struct.pack_into("=HH", self._memory, at + 4, 60, 0)
             head = (head + 1) % self.slots
         self._advance(head)
@@ -213,9 +217,9 @@ class Client:
             if left and not self.tx[0].space:
                 select.select([], [self._device], [], 0.05)
 
-    def again(self, count: int) -> int:
-        """Sends what the buffers of free slots hold already: how many frames there was room for."""
-        sent = self.tx[0].put_again(count)
+    def again(self, header: bytes, count: int) -> int:
+        """Sends frames of which nothing but the header counts: how many there was room for."""
+        sent = self.tx[0].put_again(header, count)
         self.txsync()
         return sent
 

@@ -108,10 +108,12 @@ class World:
                 port.close()
 
     @contextlib.contextmanager
-    def bridge(self, name: str, **backends: dict[str, Any]) -> Any:
+    def bridge(
+        self, name: str, spec: dict[str, Any] | None = None, /, **backends: dict[str, Any]
+    ) -> Iterator[None]:
         """A bridge over ports named as the keywords; bridge and ports are removed at the end."""
         made: list[str] = []
-        self.switch.put_bridge(name)
+        self.switch.put_bridge(name, **(spec or {}))
         try:
             for port, backend in backends.items():
                 self.switch.put_port(port, name, backend)
