@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vswitch import vale
-from vswitch.filters import FilterError, compile_filter
+from vswitch.filters import FilterError
 from vswitch.kinds import Configuration, Key
 from vswitch.kinds.backends import Netmap, Pipe
 from vswitch.kinds.port import PortSpec
@@ -199,9 +199,9 @@ def _pipe(after: Configuration, name: str, spec: PortSpec, backend: Pipe) -> Ite
 
 
 def _filters(spec: PortSpec) -> Iterator[Detail]:
-    for member, expression in spec.backend.filters().items():
+    for member in spec.backend.filters():
         try:
-            compile_filter(expression)
+            spec.backend.program(member)
         except FilterError as error:
             yield Detail(f"/spec/backend/{member}", "FILTER_INVALID", f"{error}.")
 

@@ -7,6 +7,7 @@ left to the driver. A new type is a class here, its name in :data:`Backend`, and
 from __future__ import annotations
 
 from collections.abc import Mapping
+from mmap import PAGESIZE
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
@@ -21,6 +22,7 @@ from typing_extensions import TypeAliasType
 
 from vswitch.filters import SNAPLEN, TEXT_MAX, compile_filter
 from vswitch.kinds.resource import Spec
+from vswitch.packet_filters import fanout_program, socket_filter
 from vswitch.portspec import TEXT_MAX as PORTSPEC_MAX
 from vswitch.portspec import Mode, Portspec, parse
 from vswitch.values import (
@@ -40,6 +42,9 @@ from vswitch.values import (
 )
 
 Queues = Annotated[int, Field(ge=1, le=16)]
+RING_BYTES_MAX = 1 << 30
+RING_SLOTS_MAX = 1 << 20
+CHOSEN_BLOCK_BYTES = 65_536  # where a geometry names none
 FilterExpression = Annotated[str, StringConstraints(max_length=TEXT_MAX)]
 
 
@@ -99,6 +104,10 @@ class _Backend(Spec):
         """Filter expressions by the member that holds them."""
         return {}
 
+    def program(self, member: str) -> str:
+        """What the driver gets of one of ``filters()``; FilterError."""
+        return compile_filter(self.filters()[member])
+
     def monitored(self) -> str | None:
         """The port that this one watches."""
         return None
@@ -116,6 +125,46 @@ def flatten(fields: dict[str, object], prefix: str = "") -> dict[str, str]:
     return options
 
 
+class RingGeometry(Spec):
+    """A ring of packet slots, by the kernel's rules; null: chosen."""
+
+    block_bytes: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="A multiple of the page size."
+    )
+    blocks: int | None = Field(None, ge=1, le=2**20)
+    frame_bytes: int | None = Field(
+        None,
+        ge=112,
+        le=2**31 - 1,
+        multiple_of=16,
+        description="Size of a slot, at most a block; none in a receive ring of version 3.",
+    )
+
+    @field_validator("block_bytes")
+    @classmethod
+    def _whole_pages(cls, value: int | None) -> int | None:
+        if value is not None and value % PAGESIZE:
+            raise ValueError(f"a block is a multiple of a page, {PAGESIZE} bytes")
+        return value
+
+    @field_validator("frame_bytes")
+    @classmethod
+    def _within_block(cls, value: int | None, info: ValidationInfo) -> int | None:
+        block = info.data.get("block_bytes") or CHOSEN_BLOCK_BYTES
+        if value is not None and value > block:
+            raise ValueError(f"a slot lies within a block of {block} bytes")
+        return value
+
+    @model_validator(mode="after")
+    def _bounded(self) -> RingGeometry:
+        blocks, block = self.blocks or 1, self.block_bytes or CHOSEN_BLOCK_BYTES
+        if blocks * block > RING_BYTES_MAX:
+            raise ValueError(f"a ring has at most {RING_BYTES_MAX} bytes")
+        if self.frame_bytes and block // self.frame_bytes * blocks > RING_SLOTS_MAX:
+            raise ValueError(f"a ring has at most {RING_SLOTS_MAX} slots")
+        return self
+
+
 class AfPacket(_Backend):
     """An existing interface of the host, through PACKET_MMAP rings."""
 
@@ -126,16 +175,88 @@ class AfPacket(_Backend):
         description="TPACKET version; null: 2 for latency, 3 for throughput. Version 1 cannot "
         "carry VLAN tags: tagged frames are dropped as vlan_unsupported.",
     )
+    ring: Literal["rx", "tx", "both"] = Field(
+        "rx",
+        description="Which rings it has. rx: frames are sent in batches of sendmmsg, the faster "
+        "way. both: through a ring, too. tx: it only sends.",
+    )
+    geometry: RingGeometry = Field(
+        default_factory=RingGeometry,
+        description="Of the receive ring; where there is none, of the send ring.",
+    )
+    retire_ms: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Version 3: a block that is not full is handed over after this; null: 1.",
+    )
+    rxhash: bool = Field(False, description="Version 3: the kernel computes each frame's hash.")
     queues: Queues = Field(1, description="Sockets that share the interface's frames.")
-    fanout: Literal["hash", "lb", "cpu", "rnd", "rollover", "qm"] = Field(
-        "hash", description="How the kernel spreads frames over the queues."
+    fanout: Literal["hash", "lb", "cpu", "rnd", "rollover", "qm", "cbpf", "ebpf"] = Field(
+        "hash",
+        description="How the kernel spreads frames over the queues. cbpf: by fanout_program. "
+        "ebpf: by a hash of the IP addresses that is the same in both directions.",
+    )
+    fanout_program: FilterExpression | None = Field(
+        None,
+        description="pcap-filter(7) expression: what matches goes to the first queue, the rest "
+        "is spread over the others by addresses. fanout cbpf only.",
+    )
+    fanout_rollover: bool = Field(False, description="A full queue's frames go to another one.")
+    fanout_defrag: bool = Field(
+        False,
+        description="IP fragments are put together before they are spread, and come as one frame.",
+    )
+    fanout_group: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
+        None,
+        description="A group to share with other programs; null: one that nobody else is in.",
+    )
+    filter: FilterExpression = Field(
+        "",
+        description="pcap-filter(7) expression without names: which frames the kernel hands over; "
+        "empty: all.",
     )
     qdisc_bypass: bool = Field(
         False, description="Send without the queueing discipline; the host's tcpdump sees nothing."
     )
+    timestamp: Literal["kernel", "software", "hardware"] = Field(
+        "kernel",
+        description="Whose time a received frame's slot bears, where the interface knows it. The "
+        "status says which one it was.",
+    )
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> AfPacket:
+        if (self.fanout == "cbpf") != (self.fanout_program is not None):
+            raise ValueError("`fanout_program` and `fanout` cbpf go together")
+        if self.fanout == "cbpf" and self.queues < 2:
+            raise ValueError("`fanout` cbpf needs two `queues` or more")
+        if self.fanout == "rollover" and self.fanout_rollover:
+            raise ValueError("`fanout_rollover` is the way out of the other modes")
+        if self.version != 3 and (self.retire_ms is not None or self.rxhash):
+            raise ValueError("`retire_ms` and `rxhash` need `version` 3")
+        packed = self.version not in (1, 2) and self.ring != "tx"
+        if packed and self.geometry.frame_bytes is not None:
+            raise ValueError("`geometry.frame_bytes` needs `version` 1 or 2: 3 packs its frames")
+        return self
 
     def devices(self) -> tuple[str, ...]:
         return (self.ifname,)
+
+    def filters(self) -> Mapping[str, str]:
+        found = {"filter": self.filter}
+        if self.fanout_program is not None:
+            found["fanout_program"] = self.fanout_program
+        return found
+
+    def program(self, member: str) -> str:
+        expression = self.filters()[member]
+        if member == "fanout_program":
+            return fanout_program(expression, self.queues)
+        return socket_filter(expression)
+
+    def options(self) -> dict[str, str]:
+        return super().options() | {member: self.program(member) for member in self.filters()}
 
 
 class Tap(_Backend):
