@@ -230,7 +230,8 @@ static void test_P9_stopped_reader(const char *version)
 	struct end end;
 
 	end_open_with(&end, "p0", version, "queues", "4", "fanout", "hash", "fanout_rollover", "1",
-		      "geometry_block_bytes", "8192", "geometry_blocks", "32", NULL);
+		      "geometry_block_bytes", "8192", "geometry_blocks",
+		      version[0] == '3' ? "16" : "32", NULL);
 	end_attach(&end);
 	for (unsigned i = 0; i < FLOWS; i++)
 		send_flow((uint8_t)i);
