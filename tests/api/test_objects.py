@@ -26,9 +26,15 @@ def test_the_first_calls_of_everybody(api: Api) -> None:
     assert wire.options == {
         "ifname": "veth-a",
         "version": "2",
+        "ring": "rx",
+        "rxhash": "0",
         "queues": "1",
         "fanout": "hash",
+        "fanout_rollover": "0",
+        "fanout_defrag": "0",
+        "filter": "",
         "qdisc_bypass": "0",
+        "timestamp": "kernel",
     }
 
 

@@ -24,7 +24,14 @@ from tests.support.rigs import (
     RIGS,
     TAG_C,
     TAG_S,
+    AfPacket4Rig,
     AfPacketRig,
+    AfPacketV1Rig,
+    AfPacketV1RingRig,
+    AfPacketV2RingRig,
+    AfPacketV3Rig,
+    AfPacketV3RingRig,
+    AfPacketV34Rig,
     NetdevRig,
     PcapRig,
     Rig,
@@ -80,7 +87,7 @@ def inside(switch: Switch) -> Attached:
 
 def maker(rig: Rig) -> Callable[..., bytes]:
     """frame(), or what stands for it where frames have to be IP packets."""
-    return rig.frame if isinstance(rig, TunRig) else frame
+    return rig.frame if isinstance(rig, TunRig | AfPacketV1Rig) else frame
 
 
 def corpus(make: Callable[..., bytes] = frame) -> list[bytes]:
@@ -239,11 +246,13 @@ def by_flow(frames: Iterable[bytes]) -> dict[bytes, list[int]]:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("kind", [Tap4Rig])
-def test_many_queues(kind: type[Tap4Rig], switch: Switch, inside: Attached, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [Tap4Rig, AfPacket4Rig, AfPacketV34Rig])
+def test_many_queues(
+    kind: type[NetdevRig], switch: Switch, inside: Attached, tmp_path: Path
+) -> None:
     """Flows keep their order and spread; the queues' counters are the port's."""
     flows, each = 200, 20
-    with contextlib.closing(kind(tmp_path)) as rig:
+    with contextlib.closing(kind(tmp_path)) as rig:  # type: ignore[call-arg]
         for _ in range(2):  # reopened, too
             attached = switch.attach(rig.open())
             queues = switch.status(attached).rx_queues
@@ -312,7 +321,12 @@ def test_full_file(switch: Switch, inside: Attached, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "count"),
     [
-        (AfPacketRig, {"qdisc_bypass": "false"}, 3000),
+        (AfPacketV1Rig, {}, 3000),
+        (AfPacketV1RingRig, {}, 3000),
+        (AfPacketRig, {}, 3000),
+        (AfPacketV2RingRig, {}, 3000),
+        (AfPacketV3Rig, {}, 3000),
+        (AfPacketV3RingRig, {}, 3000),
         # A TAP has room for 8 MB until somebody takes its frames; then each batch waits for 2 ms.
         (TapRig, {}, 30000),
         (TunRig, {}, 30000),
@@ -344,7 +358,7 @@ def test_full_receive_ring(name: str, switch: Switch, inside: Attached, tmp_path
     """Nobody reads: what does not fit is counted by the kernel, the rest comes in order."""
     count = 30000
     with contextlib.closing(NETDEV_RIGS[name](tmp_path)) as rig:
-        attached, make = rig.open(), maker(rig)
+        attached, make = rig.open(rig.short_ring), maker(rig)
         for n in range(count):
             rig.peer.send(make(n))
         lost_by_netdev = 0

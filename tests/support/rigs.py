@@ -123,6 +123,7 @@ class NetdevRig:
     """A packet socket on the interface that is the port's other end."""
 
     type: str
+    short_ring: ClassVar[Mapping[str, str]] = {}  # options that make its receive ring short
     number_at = 14  # where in a frame its number is
     port: Attached
     net: Topology
@@ -194,6 +195,39 @@ class AfPacketRig(NetdevRig):
 
 class AfPacketV3Rig(AfPacketRig):
     options: ClassVar[Mapping[str, str]] = {"version": "3"}
+    short_ring: ClassVar[Mapping[str, str]] = {"geometry_blocks": "8"}
+
+
+class AfPacketV1Rig(AfPacketRig):
+    """Version 1 carries no VLAN tags: where a test asks for some, it gets none."""
+
+    options: ClassVar[Mapping[str, str]] = {"version": "1"}
+
+    def frame(
+        self, number: int, length: int = 60, *tags: tuple[int, int], source: int = 1, to: int = 2
+    ) -> bytes:
+        del tags
+        return frame(number, length, source=source, to=to)
+
+
+class AfPacketV1RingRig(AfPacketV1Rig):
+    options: ClassVar[Mapping[str, str]] = {"version": "1", "ring": "both"}
+
+
+class AfPacketV2RingRig(AfPacketRig):
+    options: ClassVar[Mapping[str, str]] = {"version": "2", "ring": "both"}
+
+
+class AfPacketV3RingRig(AfPacketV3Rig):
+    options: ClassVar[Mapping[str, str]] = {"version": "3", "ring": "both"}
+
+
+class AfPacket4Rig(AfPacketRig):
+    options: ClassVar[Mapping[str, str]] = {"version": "2", "ring": "both", "queues": "4"}
+
+
+class AfPacketV34Rig(AfPacketRig):
+    options: ClassVar[Mapping[str, str]] = {"version": "3", "queues": "4"}
 
 
 class TapRig(NetdevRig):
@@ -368,8 +402,12 @@ class UdpRig(OverlayRig):
 
 
 NETDEV_RIGS: dict[str, Callable[[Path], NetdevRig]] = {
+    "af_packet-v1": AfPacketV1Rig,
+    "af_packet-v1-ring": AfPacketV1RingRig,
     "af_packet-v2": AfPacketRig,
+    "af_packet-v2-ring": AfPacketV2RingRig,
     "af_packet-v3": AfPacketV3Rig,
+    "af_packet-v3-ring": AfPacketV3RingRig,
     "tap": TapRig,
     "tun": TunRig,
     "udp": UdpRig,

@@ -65,7 +65,7 @@ def opener(tmp_path: Path) -> Opener:
         ("veth", {"name": "v0", "peer": "x", "netns": "../../etc"}, "INVALID"),
         ("veth", {"name": "v0", "peer": "x", "netns": ".."}, "INVALID"),
         ("pcap", {"out": "x", "directory": "/"}, "INVALID"),
-        ("memory", {"x": "y" * 2000}, "INVALID"),
+        ("memory", {"x": "y" * 20000}, "INVALID"),
         ("memory", {str(n): "" for n in range(100)}, "INVALID"),
     ],
 )
