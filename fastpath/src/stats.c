@@ -339,12 +339,18 @@ static int64_t ledger_deficit(const struct port_counters *sum)
 	return (int64_t)(in - out);
 }
 
-/* A worker serves one receiving port, or few: the one that received most stands for its row. */
+/*
+ * The port that the row's worker served: what was in flight came from there. Where that is not
+ * known, the one that received most stands for the row.
+ */
 static struct port_counters *row_receiver(const struct stats *stats, struct stats_row *row)
 {
 	struct port_counters *most = &row->departed;
 	unsigned cells = cells_used(stats);
+	uint64_t owner = counter_read(&row->worker.owner);
 
+	if (owner && (owner - 1) >> 16 < cells && row->cells[(owner - 1) >> 16].rx_frames)
+		return &row->cells[(owner - 1) >> 16];
 	for (unsigned port = 0; port < cells; port++) {
 		struct port_counters *cell = &row->cells[port];
 

@@ -122,3 +122,10 @@ def test_the_forwarder_is_given_the_program(watched: Api) -> None:
     options = watched.forwarder.objects["port/m2"].options
     program = "4,40 0 0 12,21 0 1 2054,6 0 0 262144,6 0 0 0"
     assert options == {"port": "p1", "direction": "rx", "filter": program, "snaplen": "64"}
+
+
+def test_a_monitor_that_nobody_can_look_at_is_found(watched: Api) -> None:
+    assert put(watched, "m2", None, port="p1").is_success
+    found = watched("GET", "/system/preflight")["findings"]
+    without = {item["object"] for item in found if item["code"] == "MONITOR_WITHOUT_BRIDGE"}
+    assert without == {"ports/m2"}

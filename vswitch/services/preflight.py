@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastpath.protocol import PortState
 from vswitch.kinds import Configuration
-from vswitch.kinds.backends import AfPacket, Pcap, Tap, Tun, Veth
+from vswitch.kinds.backends import AfPacket, Monitor, Pcap, Tap, Tun, Veth
 from vswitch.kinds.port import PortSpec
 from vswitch.services.interfaces import Interface
 from vswitch.services.tunnels import narrow
@@ -77,7 +77,7 @@ def _keeper(run_dir: Path) -> Iterator[Finding]:
             "error",
             "keeper",
             f"The keeper lacks {' and '.join('CAP_' + name for name in missing)}: it can open "
-            "memory, null, pcap, udp and vxlan ports only.",
+            "memory, monitor, null, pcap, udp and vxlan ports only.",
             _NET_ADMIN_HINT,
         )
 
@@ -163,6 +163,14 @@ def _port(name: str, spec: PortSpec, view: View) -> Iterator[Finding]:
             )
         elif interface.exists():
             yield from _interface(where, interface, spec, view.ports.get(name))
+    elif isinstance(backend, Monitor) and spec.bridge is None:
+        yield Finding(
+            "MONITOR_WITHOUT_BRIDGE",
+            "warning",
+            where,
+            f"The copies of {backend.port}'s frames are dropped: a monitor needs a bridge of its "
+            "own, with a port that takes them.",
+        )
     elif isinstance(backend, Pcap) and backend.in_ is None and backend.rate is not None:
         yield Finding("RATE_UNUSED", "info", where, "`rate` has no meaning without `in`.")
 
