@@ -483,6 +483,84 @@ static void test_marks(void)
 	sw_close(&sw);
 }
 
+/* Feeds p0, empties p1 and the collector, until told to stop. */
+static _Atomic bool feeding;
+
+static void *feed(void *arg)
+{
+	struct sw *sw = arg;
+	uint8_t bytes[3000];
+	uint64_t state = 4;
+
+	while (atomic_load(&feeding)) {
+		uint32_t len = random_below(&state, 8) ? 60 : 60 + random_below(&state, 2900);
+
+		sw_put(sw, 0, bytes, frame_make(bytes, 9, 1, len));
+		sw_empty(sw, 1);
+		sw_empty(sw, 2);
+	}
+	return NULL;
+}
+
+/* One of three monitors comes or goes; for the last of them nobody takes the copies. */
+static void change(struct sw *sw, bool there[3], uint64_t *state)
+{
+	static const char *const options[] = {"port=p0 direction=both slots=64",
+					      "port=p1 direction=tx",
+					      "port=p1 direction=both snaplen=100"};
+	uint16_t which = (uint16_t)random_below(state, 3), id = (uint16_t)(3 + which);
+	struct error err;
+
+	if (!there[which]) {
+		sw_port_of(sw, id, which == 2 ? ENGINE_NO_BRIDGE : 1, "monitor", options[which]);
+		sw_publish(sw);
+	} else {
+		for (unsigned i = 0; i < sw->port_count; i++) {
+			if (sw->ports[i].id == id)
+				sw->ports[i] = sw->ports[--sw->port_count];
+		}
+		sw_publish(sw);
+		CHECK(engine_port_remove(sw->engine, id, false, &err) == 0);
+	}
+	there[which] = !there[which];
+}
+
+/* Monitors come and go under traffic: nobody copies for one that is gone, the books balance. */
+static void test_come_and_go(void)
+{
+	bool there[3] = {false};
+	struct port_counters total;
+	uint64_t state = 8;
+	pthread_t feeder;
+	struct sw sw;
+
+	sw_open(&sw);
+	sw_bridge(&sw, 0);
+	sw_bridge(&sw, 1);
+	sw_port(&sw, 0, 0);
+	sw_port(&sw, 1, 0);
+	sw_port(&sw, 2, 1);
+	sw_publish(&sw);
+	atomic_store(&feeding, true);
+	pthread_create(&feeder, NULL, feed, &sw);
+	for (unsigned n = 0; n < 300; n++) {
+		change(&sw, there, &state);
+		if (n % 16 == 0)
+			sched_yield();
+	}
+	atomic_store(&feeding, false);
+	pthread_join(feeder, NULL);
+	for (uint64_t deadline = now_ms() + SW_DEADLINE_MS; now_ms() < deadline;) {
+		engine_quiesce(sw.engine);
+		engine_total_counters(sw.engine, &total);
+		if (ledger_in_flight(&total) == 0)
+			break;
+	}
+	CHECK(ledger_in_flight(&total) == 0);
+	CHECK(total.rx_frames > sw.put);
+	sw_close(&sw);
+}
+
 int main(void)
 {
 	test_writers("64");
@@ -494,5 +572,6 @@ int main(void)
 	test_longest();
 	test_doorbell();
 	test_marks();
+	test_come_and_go();
 	return check_result();
 }
