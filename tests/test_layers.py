@@ -22,7 +22,16 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 LAYERS = (
     {"error", "frame", "flow_key", "ring", "stats", "offload", "checksum", "cbpf"}
     | {"netmap_abi", "portspec", "overlay_wire", "vxlan_wire"},
-    {"parse", "vlan", "fdb", "neighbor", "neighbor_table", "monitor", "ring_frames"},
+    {
+        "parse",
+        "vlan",
+        "fdb",
+        "overlay_inner",
+        "neighbor",
+        "neighbor_table",
+        "monitor",
+        "ring_frames",
+    },
     {"port", "port_bell", "bridge", "tx"}
     | {"port_overlay", "overlay", "overlay_open", "overlay_rx", "overlay_tx"},
     {"config", "snapshot", "worker"},

@@ -141,7 +141,8 @@ static uint32_t inner_mtu(const struct overlay *overlay, uint32_t mtu)
 	return mtu > taken ? mtu - taken : 0;
 }
 
-static void segment_max_set(struct overlay *overlay, uint32_t mtu)
+/* What workers go by. */
+static void mtu_set(struct overlay *overlay, uint32_t mtu)
 {
 	uint32_t taken = (overlay->config.ipv6 ? IP6_BYTES : IP4_BYTES) + UDP_BYTES;
 	uint32_t most = mtu > taken ? mtu - taken : 0;
@@ -149,6 +150,7 @@ static void segment_max_set(struct overlay *overlay, uint32_t mtu)
 	if (atomic_load_explicit(&overlay->no_segments, memory_order_relaxed))
 		most = 0;
 	atomic_store_explicit(&overlay->segment_max, most, memory_order_relaxed);
+	atomic_store_explicit(&overlay->mtu, inner_mtu(overlay, mtu), memory_order_relaxed);
 }
 
 static void stations_age(struct overlay *overlay)
@@ -166,7 +168,7 @@ void overlay_poll_status(struct port *port, struct port_status *status)
 	struct underlay underlay = underlay_look(overlay);
 
 	stations_age(overlay);
-	segment_max_set(overlay, underlay.mtu);
+	mtu_set(overlay, underlay.mtu);
 	for (unsigned q = 0; q < port->rx_queue_count; q++)
 		status->kernel_drops += overlay_rx_drops(&overlay->rx[q]);
 	status->caps = PORT_CAP_FRAGS;
@@ -299,7 +301,7 @@ int overlay_attach(const struct overlay_kind *kind, struct port *port,
 	atomic_store_explicit(&port->mtu,
 			      OVERLAY_DATAGRAM_MAX - OVERLAY_HEADER_LEN - ETHERNET_BYTES,
 			      memory_order_relaxed);
-	segment_max_set(overlay, underlay_look(overlay).mtu);
+	mtu_set(overlay, underlay_look(overlay).mtu);
 	return 0;
 failed:
 	overlay_detach(port);

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "overlay_inner.h"
 #include "parse.h"
 #include "port_overlay.h"
 
@@ -53,14 +54,17 @@ void overlay_rx_init(struct overlay_rx *rx, struct overlay *overlay, int fd,
 	*rx = (struct overlay_rx){
 	    .overlay = overlay, .memory = memory, .fd = fd, .peer = -1, .committed = true};
 	if (memory->magic != MEMORY_MAGIC) {
-		for (unsigned i = 0; i < OVERLAY_MESSAGES; i++)
-			message_reset(memory, i);
-		atomic_store(&memory->cursor, 0);
-		memory->magic = MEMORY_MAGIC;
-		return;
+		cursor = 0;
+	} else {
+		while (rx->count < OVERLAY_MESSAGES &&
+		       memory->messages[rx->count].msg_len != OVERLAY_EMPTY)
+			rx->count++;
 	}
-	while (rx->count < OVERLAY_MESSAGES && memory->messages[rx->count].msg_len != OVERLAY_EMPTY)
-		rx->count++;
+	/* Of those that are filled only lengths are read again; the addresses are a dead process's.
+	 */
+	for (unsigned i = rx->count; i < OVERLAY_MESSAGES; i++)
+		message_reset(memory, i);
+	memory->magic = MEMORY_MAGIC;
 	rx->message = (uint32_t)(cursor >> 32);
 	rx->offset = (uint32_t)cursor;
 	if (rx->message > rx->count)
@@ -186,6 +190,7 @@ static bool datagram(struct overlay_rx *rx, uint32_t length, uint32_t tick, stru
 	    /* before the others lie headers that a successor may have to read again */
 	    .headroom = at ? 0 : FRAME_HEADROOM,
 	};
+	overlay_inner(frame, atomic_load_explicit(&rx->overlay->mtu, memory_order_relaxed));
 	learn(rx->overlay, frame->data, rx->peer, tick);
 	return true;
 }

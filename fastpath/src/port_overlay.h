@@ -146,7 +146,9 @@ struct overlay {
 	struct overlay_config config;
 	struct fdb *fdb;
 	_Atomic uint32_t
-	    segment_max;	  /* bytes of a datagram that UDP_SEGMENT may cut; 0: it cannot */
+	    segment_max; /* bytes of a datagram that UDP_SEGMENT may cut; 0: it cannot */
+	_Atomic uint32_t
+	    mtu; /* payload of a frame that the underlay carries in one piece; 0: unknown */
 	_Atomic bool no_segments; /* the kernel or the device refused */
 	unsigned source_count;
 	int sources[OVERLAY_SOURCES_MAX];

@@ -1,0 +1,124 @@
+"""Tunnel ports through a forwarder's death, and through their address's.
+
+host 0 ══ veth ══ p0 [br0] vx ══ underlay ══ vx0 of host 1's kernel
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.netns.test_handover import Traffic, lost_by_us, pauses_ms, undisturbed_loss
+from tests.support.fastpath import Client, FastPath, bridge, port
+from tests.support.overlay import SWITCH, Underlay, vxlan_options
+from tests.support.topology import run, wait_until
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
+]
+
+KILLS = 8
+# The dead process's hands: a batch between its commitment and the system call that sends it.
+BATCH = 64
+
+
+@pytest.fixture
+def net() -> Iterator[Underlay]:
+    with Underlay(hosts=2, mtu=1600) as underlay:
+        yield underlay
+
+
+@pytest.fixture
+def path(net: Underlay, tmp_path: Path) -> Iterator[FastPath]:
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    with FastPath(tmp_path, netns=net.switch) as started:
+        yield started
+
+
+def configure(client: Client, net: Underlay, tunnelled: int) -> None:
+    """The tunnel goes to host ``tunnelled``, the other one is on a veth pair."""
+    plain = 1 - tunnelled
+    net.host_ifs[tunnelled] = net.kernel_vxlan(tunnelled)
+    options = vxlan_options([net.addresses[tunnelled]])
+    ack = client.apply(
+        [
+            bridge("br0"),
+            port("p0", "af_packet", "br0", options={"ifname": net.switch_ifs[plain]}),
+            port("vx", "vxlan", "br0", options=options),
+        ]
+    )
+    assert all(outcome.ok for outcome in ack.outcomes.values()), ack.outcomes
+
+
+@pytest.mark.parametrize("tunnelled", [0, 1], ids=["out-of-the-tunnel", "into-the-tunnel"])
+def test_T4_forwarder_killed_under_traffic(net: Underlay, path: FastPath, tunnelled: int) -> None:
+    """Nothing is lost but the batch that a dead process had in hand, and no frame comes twice."""
+    with path.client() as client:
+        configure(client, net, tunnelled)
+    usual_loss = undisturbed_loss(net, path)
+    kills: list[int] = []
+    path.wait_standby()
+    traffic = Traffic(net, path, 10)
+    while traffic.running and len(kills) < KILLS:
+        kills.append(time.time_ns())
+        path.wait_replaced(path.kill_forwarder())
+        path.wait_standby()
+    lost, report = traffic.result()
+    _, other = pauses_ms(report, kills)
+    ours = lost_by_us(lost, report, other) - usual_loss
+    with path.client() as client:
+        client.check_ledger()
+        restarts = sum(
+            p.rx_drops.get("restart", 0) + p.tx_drops.get("restart", 0)
+            for p in client.stats().ports
+        )
+        assert client.status().restarts == len(kills)
+    assert len(kills) >= 3
+    assert report["unique"] > 0
+    assert ours <= min(restarts, len(kills) * BATCH), (ours, restarts, report)
+    assert report["duplicates"] == 0
+
+
+def test_stations_are_remembered(net: Underlay, path: FastPath) -> None:
+    """Known to be behind the second remote, and not to be asked for at the first one again."""
+    with path.client() as client:
+        peers = [net.addresses[0], net.addresses[1]]
+        ack = client.apply(
+            [bridge("br0"), port("vx", "vxlan", "br0", options=vxlan_options(peers))]
+        )
+        assert all(outcome.ok for outcome in ack.outcomes.values()), ack.outcomes
+        ifname = net.kernel_vxlan(1)
+        run("ip", "-n", net.hosts[1], "address", "add", "172.30.0.2/24", "dev", ifname)
+        net.start(net.hosts[1], "ping", "-c", "2", "-i", "0.2", "172.30.0.9")
+        wait_until(lambda: "1 station behind" in client.port("vx").detail, 10, "it is learned")
+    path.wait_standby()
+    path.wait_replaced(path.kill_forwarder())
+    with path.client() as client:
+        client.wait_ready("vx")
+        assert "1 station behind" in client.port("vx").detail
+
+
+def test_the_address_appears_and_the_port_comes_up(net: Underlay, path: FastPath) -> None:
+    change = ("ip", "-n", net.switch, "address")
+    for ifname in net.switch_ifs:
+        run(*change, "del", f"{SWITCH}/32", "dev", ifname)
+    options = vxlan_options([net.addresses[0]])
+    with path.client() as client:
+        ack = client.apply([bridge("br0"), port("vx", "vxlan", "br0", options=options)])
+        outcome = ack.outcomes["port/vx"]
+        assert outcome.code == "ADDRESS_NOT_LOCAL"
+        assert "ip address add" in outcome.hint
+        for _ in range(2):
+            run(*change, "add", f"{SWITCH}/32", "dev", net.switch_ifs[0])
+            client.wait_ready("vx")
+            assert client.port("vx").link_up
+            run(*change, "del", f"{SWITCH}/32", "dev", net.switch_ifs[0])
+            wait_until(
+                lambda: client.port("vx").outcome.code == "ADDRESS_NOT_LOCAL", 10, "it is noticed"
+            )
