@@ -19,6 +19,7 @@ HEADERS = (
     "engine.h",
     "sandbox.h",
     "portspec.h",
+    "netmap_device.h",
 )
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 

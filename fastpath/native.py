@@ -110,6 +110,11 @@ def port_types() -> tuple[str, ...]:
     return tuple(result)
 
 
+def netmap_device_use(address: int) -> None:
+    """For tests: a ``struct netmap_device`` in this process; 0: the kernel's again."""
+    lib.netmap_device_use(ffi.cast("struct netmap_device *", address))
+
+
 def portspec(text: str) -> dict[str, Any]:
     """What a netmap portspec says, by the names of ``struct portspec``; NativeError if it is none.
 

@@ -96,7 +96,7 @@ static bool interface_status(int fd, uint32_t ifindex, struct port_status *statu
 	return true;
 }
 
-const struct netmap_device netmap_kernel = {
+static const struct netmap_device netmap_kernel = {
     .open = device_open,
     .control = device_control,
     .map = device_map,
@@ -107,3 +107,8 @@ const struct netmap_device netmap_kernel = {
 };
 
 const struct netmap_device *netmap_device = &netmap_kernel;
+
+void netmap_device_use(const struct netmap_device *device)
+{
+	netmap_device = device ? device : &netmap_kernel;
+}

@@ -32,7 +32,12 @@ struct netmap_device {
 	bool (*interface_status)(int fd, uint32_t ifindex, struct port_status *status);
 };
 
-extern const struct netmap_device netmap_kernel;
-
-/* The one in use. */
+/* The one in use: the kernel's. */
 extern const struct netmap_device *netmap_device;
+
+/* cffi: begin */
+struct netmap_device;
+
+/* For tests, before any port is opened: another device, or NULL for the kernel's again. */
+void netmap_device_use(const struct netmap_device *device);
+/* cffi: end */

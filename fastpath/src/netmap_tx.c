@@ -216,7 +216,8 @@ static bool tx_copy(const struct netmap_view *view, uint32_t *at, const struct f
 				continue;
 			}
 			part = part < left ? part : left;
-			memcpy(room.to + room.used, from, part);
+			/* somebody else may have named one buffer in both slots */
+			memmove(room.to + room.used, from, part);
 			room.used += part;
 			from += part;
 			left -= part;

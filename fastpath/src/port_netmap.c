@@ -82,7 +82,7 @@ static bool view_open(const struct netmap_region *region, uint64_t at, uint32_t 
 	uint64_t buffers;
 	int64_t buf_ofs;
 
-	if (!inside(at, sizeof(*ring), region->bytes) || at % _Alignof(uint64_t))
+	if (!inside(at, sizeof(*ring), region->bytes) || at % _Alignof(struct netmap_ring))
 		return false;
 	ring = (struct netmap_ring *)(region->base + at);
 	*view = (struct netmap_view){.ring = ring,

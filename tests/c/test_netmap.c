@@ -280,7 +280,7 @@ static void test_N4_an_exchange_is_completed_after_a_kill(void)
 
 int main(void)
 {
-	netmap_device = &netmap_fake;
+	netmap_device_use(&netmap_fake);
 	test_N4_zero_copy_within_a_region_only();
 	test_N4_both_slots_say_that_their_buffer_changed();
 	test_N4_no_buffer_is_lost_or_doubled();

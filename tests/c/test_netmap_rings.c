@@ -427,7 +427,7 @@ static void test_a_region_that_is_none_is_not_attached(void)
 
 int main(void)
 {
-	netmap_device = &netmap_fake;
+	netmap_device_use(&netmap_fake);
 	test_N8_each_ring_has_one_owner();
 	test_N8_queues_are_rings();
 	test_exclusive_and_flags();

@@ -13,7 +13,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "portspec.h"
 #include "ring.h"
 
 enum {
@@ -451,6 +450,11 @@ const struct netmap_device netmap_fake = {
     .interface_open = fake_interface_open,
     .interface_status = fake_interface_status,
 };
+
+const struct netmap_device *fake_device(void)
+{
+	return &netmap_fake;
+}
 
 /* --- what a test does ------------------------------------------------------------------------ */
 

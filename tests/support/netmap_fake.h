@@ -19,7 +19,10 @@
 
 enum { FAKE_BUFFER_BYTES = 2048, FAKE_RINGS_MAX = 8 };
 
-extern const struct netmap_device netmap_fake;
+extern const struct netmap_device netmap_fake; /* the same as fake_device() */
+
+/* cffi: begin */
+const struct netmap_device *fake_device(void);
 
 /* What an adapter is: "eth0" has an interface, "vale0:p1" and "eth0{x" have none. */
 struct fake_shape {
@@ -55,3 +58,4 @@ uint64_t fake_last_flags(void); /* of the last REGISTER */
 /* 0: every buffer is in exactly one slot, and the driver did nothing wrong so far. */
 unsigned fake_faults(void);
 const char *fake_fault(void); /* the first one */
+/* cffi: end */

@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 
 from scapy.utils import RawPcapReader, RawPcapWriter
 
+from tests.support.netmap_rig import NetmapHostRig, NetmapRig
 from tests.support.overlay import (
     SWITCH,
     UDP_PORT,
@@ -415,6 +416,8 @@ NETDEV_RIGS: dict[str, Callable[[Path], NetdevRig]] = {
 }
 RIGS: dict[str, Callable[[Path], Rig]] = {
     "memory": MemoryRig,
+    "netmap": NetmapRig,
+    "netmap-host": NetmapHostRig,
     "pcap": PcapRig,
     "pipe": PipeRig,
     "vale": ValeRig,
