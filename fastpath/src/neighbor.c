@@ -126,7 +126,7 @@ bool neighbor_prefix_parse(const char *text, struct neighbor_prefix *prefix)
 	size_t len = slash ? (size_t)(slash - text) : strlen(text);
 	char addr[INET6_ADDRSTRLEN], *end = NULL;
 	unsigned long bits, most;
-	uint8_t bytes[16];
+	uint8_t bytes[16] = {0};
 	bool v4;
 
 	if (len >= sizeof(addr))
@@ -136,7 +136,9 @@ bool neighbor_prefix_parse(const char *text, struct neighbor_prefix *prefix)
 	v4 = inet_pton(AF_INET, addr, bytes) == 1;
 	if (!v4 && inet_pton(AF_INET6, addr, bytes) != 1)
 		return false;
-	prefix->addr = v4 ? addr_ipv4(load_be32(bytes)) : addr_ipv6(bytes);
+	prefix->addr = addr_ipv6(bytes);
+	if (v4)
+		prefix->addr = (struct neighbor_addr){0, (uint64_t)0xffff << 32 | load_be32(bytes)};
 	bits = most = v4 ? 32 : 128;
 	if (slash) {
 		if (slash[1] < '0' || slash[1] > '9')
