@@ -66,6 +66,9 @@ struct overlay_kind {
 	bool from_one_port;    /* a peer sends from the port that it receives at, and so do we */
 };
 
+extern const struct overlay_kind overlay_vxlan;
+extern const struct overlay_kind overlay_udp;
+
 struct overlay_config {
 	uint32_t vni;
 	uint32_t queues;

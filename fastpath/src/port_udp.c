@@ -9,7 +9,7 @@
 #include "overlay_wire.h"
 #include "port_overlay.h"
 
-static const struct overlay_kind kind = {
+const struct overlay_kind overlay_udp = {
     .encode = overlay_encode,
     .decode = overlay_decode,
     .peers_option = "peers",
@@ -23,13 +23,13 @@ static const char *const options_known[] = {"vni", "local", "peers", "queues", N
 
 static int udp_acquire(const struct port_options *options, struct port_fds *fds, struct error *err)
 {
-	return overlay_acquire(&kind, options, fds, err);
+	return overlay_acquire(&overlay_udp, options, fds, err);
 }
 
 static int udp_attach(struct port *port, const struct port_options *options,
 		      const struct port_fds *fds, struct error *err)
 {
-	return overlay_attach(&kind, port, options, fds, err);
+	return overlay_attach(&overlay_udp, port, options, fds, err);
 }
 
 extern const struct port_ops port_udp_ops;

@@ -19,7 +19,7 @@ static void encode(uint8_t *header, uint32_t vni, uint32_t frame_len)
 	vxlan_encode(header, vni);
 }
 
-static const struct overlay_kind kind = {
+const struct overlay_kind overlay_vxlan = {
     .encode = encode,
     .decode = vxlan_decode,
     .peers_option = "remotes",
@@ -35,13 +35,13 @@ static const char *const options_known[] = {"vni",	    "local",  "remotes", "por
 static int vxlan_acquire(const struct port_options *options, struct port_fds *fds,
 			 struct error *err)
 {
-	return overlay_acquire(&kind, options, fds, err);
+	return overlay_acquire(&overlay_vxlan, options, fds, err);
 }
 
 static int vxlan_attach(struct port *port, const struct port_options *options,
 			const struct port_fds *fds, struct error *err)
 {
-	return overlay_attach(&kind, port, options, fds, err);
+	return overlay_attach(&overlay_vxlan, port, options, fds, err);
 }
 
 extern const struct port_ops port_vxlan_ops;
