@@ -21,6 +21,10 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "fastpath/src"
 SHIM = ROOT / "tests/support/core_shim.c"
+COMPILED = (
+    *("cbpf", "error", "fdb", "offload", "overlay_inner", "overlay_wire", "parse", "vlan"),
+    "vxlan_wire",
+)
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
 
@@ -28,7 +32,8 @@ MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 def core() -> tuple[Any, Any]:
     """cffi's FFI and the library; neither has types that a checker could know."""
     ffi = FFI()
-    for path in (SOURCE / "error.h", SOURCE / "flow_key.h", SOURCE / "fdb.h", SHIM):
+    headers = ("error.h", "flow_key.h", "fdb.h", "vxlan_wire.h", "overlay_wire.h")
+    for path in (*(SOURCE / name for name in headers), SHIM):
         ffi.cdef("\n".join(MARKED.findall(path.read_text())))
     with tempfile.TemporaryDirectory() as directory:
         target = Path(directory) / "core.so"
@@ -36,7 +41,7 @@ def core() -> tuple[Any, Any]:
             *shlex.split(os.environ.get("CC", "cc")),
             *("-std=gnu17", "-O2", "-g", "-shared", "-fPIC", "-D_GNU_SOURCE"),
             *(f"-I{SOURCE}", "-o", str(target), str(SHIM)),
-            *(str(SOURCE / name) for name in ("cbpf.c", "error.c", "fdb.c", "parse.c", "vlan.c")),
+            *(str(SOURCE / f"{name}.c") for name in COMPILED),
             "-lpcap",
         ]
         subprocess.run(command, check=True)

@@ -8,8 +8,11 @@
 
 #include "cbpf.h"
 #include "fdb.h"
+#include "overlay_inner.h"
+#include "overlay_wire.h"
 #include "parse.h"
 #include "vlan.h"
+#include "vxlan_wire.h"
 
 /* cffi: begin */
 /*
@@ -54,6 +57,9 @@ uint64_t shim_fdb_slots(struct fdb *fdb);
 /* -EINVAL: no program. */
 int shim_cbpf(const char *text, const uint8_t *bytes, uint32_t have, uint32_t len,
 	      uint32_t *wanted);
+
+/* What overlay_inner says of a frame, as flags, gso_type, csum_start, csum_offset, gso_size. */
+void shim_inner(const uint8_t *bytes, uint32_t len, uint32_t mtu, uint16_t said[5]);
 /* cffi: end */
 
 /* Copies every fragment to memory of its own, so that none touches the next. */
@@ -209,4 +215,18 @@ int shim_cbpf(const char *text, const uint8_t *bytes, uint32_t have, uint32_t le
 	*wanted = cbpf_run(&program, exact, have, len);
 	free(exact);
 	return 0;
+}
+
+void shim_inner(const uint8_t *bytes, uint32_t len, uint32_t mtu, uint16_t said[5])
+{
+	struct frame frame = {.data = malloc(len ? len : 1), .len = len, .frame_len = len};
+
+	memcpy(frame.data, bytes, len);
+	overlay_inner(&frame, mtu);
+	said[0] = frame.offload.flags;
+	said[1] = frame.offload.gso_type;
+	said[2] = frame.offload.csum_start;
+	said[3] = frame.offload.csum_offset;
+	said[4] = frame.offload.gso_size;
+	free(frame.data);
 }
