@@ -90,6 +90,40 @@ static void test_P4_ring_wraps(const char *version)
 	end_close(&end);
 }
 
+/*
+ * A hundred thousand turns of a receive ring of two slots, in order. Of version 3's two blocks a
+ * thousand: each is handed over by its timeout.
+ */
+static void test_P4_receive_ring_wraps(const char *version)
+{
+	bool v3 = version[0] == '3';
+	uint64_t turns = v3 ? 1000 : 100000, *released;
+	uint32_t sent = 0, got = 0;
+	struct frame batch[FRAME_BATCH];
+	struct end end;
+
+	end_open_with(&end, "p1", version, "geometry_block_bytes", "4096", "geometry_blocks",
+		      v3 ? "2" : "1", NULL);
+	end_attach(&end);
+	released = &((struct af_rx *)end.port.rxq[0].priv)->released;
+	while (*released < 2 * turns) {
+		for (unsigned i = 0; i < 2; i++) {
+			frame_make(&sent_frame, sent++, 60, "");
+			CHECK(!host_send(host1, &sent_frame));
+		}
+		while (got < sent) {
+			unsigned n = end_receive(&end, batch, FRAME_BATCH, NET_WAIT_MS);
+
+			if (!CHECK(n))
+				return;
+			for (unsigned i = 0; i < n; i++)
+				CHECK(frame_number(batch[i].data) == got++);
+			end_done(&end);
+		}
+	}
+	end_close(&end);
+}
+
 /* P8: EMSGSIZE marks the slot; it and offload state that cannot be are dropped, nothing else. */
 static void test_P8_wrong_format(const char *version)
 {
@@ -328,6 +362,7 @@ int main(void)
 		test_P1_matrix(versions[v], "tx");
 		test_P1_matrix(versions[v], "both");
 		test_P4_ring_wraps(versions[v]);
+		test_P4_receive_ring_wraps(versions[v]);
 		test_P8_wrong_format(versions[v]);
 		test_P8_P11_status_bits(versions[v]);
 		test_P8_bytes_stay(versions[v]);

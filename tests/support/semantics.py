@@ -46,7 +46,17 @@ ITEMS = {
 }
 
 # Run by meson, not counted here.
-C_TESTS: dict[str, tuple[str, ...]] = {}
+C_TESTS: dict[str, tuple[str, ...]] = {
+    "P1": ("af_packet_ring",),
+    "P4": ("af_packet_ring",),
+    "P6": ("af_packet",),
+    "P8": ("af_packet_ring", "af_packet_life"),
+    "P9": ("af_packet_fanout",),
+    "P11": ("af_packet_ring",),
+    "P12": ("af_packet",),
+    "P13": ("af_packet",),
+    "P15": ("af_packet",),
+}
 
 _NAME = re.compile(r"\btest_((?:[NTP][0-9]+_)+)")
 
