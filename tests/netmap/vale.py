@@ -115,6 +115,36 @@ def learning(world: World) -> str:
         world.switch.call("DELETE", f"/bridges/{SWITCH}")
 
 
+def joined(world: World) -> str:
+    """A `vale` port in a bridge joins it with the kernel's switch, which comes and goes with it."""
+    frames = [numbered(i, 60 + i % 1400) for i in range(500)]
+    backends = {
+        "p0": world.portspec(0),
+        "v0": {"type": "vale", "switch": "vale3", "port": "p1"},
+    }
+    with world.wire(0) as (one,), world.bridge("br0", **backends):
+        made = world.switch.call("GET", "/bridges/vale3")
+        assert (made["spec"]["engine"], made["spec"]["origin"]) == ("vale", "vale"), made["spec"]
+
+        def far() -> None:
+            with Client("vale3:x") as client:
+                carry(one.send_all, lambda: [f for f, _ in client.receive(0)], frames)
+                back = [numbered(i, 60 + i, source=2, to=1) for i in range(500)]
+                carry(client.send, one.receive, back)
+
+        world.here(far)
+        wait_until(
+            lambda: world.switch.call("GET", "/bridges/vale3")["status"]["ports"] == ["p1"],
+            20,
+            "the switch has the port",
+        )
+        effective = world.status("v0")["backend_effective"]
+        world.switch.check_ledger()
+    left = [item["name"] for item in world.switch.call("GET", "/bridges")["items"]]
+    assert "vale3" not in left, left
+    return f"{len(frames)} frames there and back unchanged; {effective}"
+
+
 def _own(frames: list[tuple[bytes, int]]) -> list[bytes]:
     return [frame for frame, _ in frames if frame[12:14] == b"\x88\xb5"]
 
@@ -155,5 +185,6 @@ CHECKS = (
     Check("N9a", "interfaces in a VALE switch: attach, list, forward, detach", attach),
     Check("N9b", "an interface with its host in a VALE switch", with_host),
     Check("N9c", "a VALE switch learns and does not forget", learning),
+    Check("N9e", "a bridge and a VALE switch joined by a vale port", joined),
     Check("N9d", "what a VALE switch cannot do is refused", refusals),
 )
