@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/ioctl.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <stddef.h>
@@ -32,7 +33,7 @@
 static const char *const allowed[] = {
 	/* fds we hold; glibc makes fstat of newfstatat */
 	"read", "write", "readv", "writev", "pread64", "pwrite64", "close", "lseek", "fstat",
-	"newfstatat", "ftruncate", "fsync", "fdatasync", "dup", "dup3", "fcntl", "ioctl",
+	"newfstatat", "ftruncate", "fsync", "fdatasync", "dup", "dup3", "fcntl",
 	"eventfd2", "memfd_create", "pipe2", "timerfd_create", "timerfd_settime",
 	/* sockets we hold */
 	"recvfrom", "recvmsg", "recvmmsg", "sendmsg", "sendmmsg", "accept4", "accept",
@@ -132,6 +133,20 @@ static int add_send(scmp_filter_ctx filter, struct error *err)
 	return rc ? rule_failed("sendto", rc, err) : 0;
 }
 
+/*
+ * Devices are asked and told, but not both at once: requests that read and write their argument
+ * (both direction bits of asm-generic/ioctl.h) are the large ones. netmap's NIOCCTRL, through any
+ * fd of its device, would take any interface.
+ */
+static int add_ioctl(scmp_filter_ctx filter, struct error *err)
+{
+	const uint64_t both_ways = (uint64_t)(_IOC_READ | _IOC_WRITE) << _IOC_DIRSHIFT;
+	int rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+				  SCMP_A1(SCMP_CMP_LT, both_ways));
+
+	return rc ? rule_failed("ioctl", rc, err) : 0;
+}
+
 static int filter_fill(scmp_filter_ctx filter, struct error *err)
 {
 	int rc;
@@ -151,6 +166,8 @@ static int filter_fill(scmp_filter_ctx filter, struct error *err)
 		rc = add_threads(filter, err);
 	if (!rc)
 		rc = add_send(filter, err);
+	if (!rc)
+		rc = add_ioctl(filter, err);
 	return rc;
 }
 

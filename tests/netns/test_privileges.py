@@ -106,12 +106,15 @@ FORBIDDEN = {
     "executable memory": "mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)",
     "sendto with an address": "pair[0].sendto(b'x', '/nowhere')",
     "setns": "libc.setns(0, 0)",
+    "netmap's NIOCCTRL": "libc.ioctl(memfd, ctypes.c_ulong(0xC0586997), 0)",
+    "netmap's NIOCREGIF": "libc.ioctl(memfd, ctypes.c_ulong(0xC03C6992), 0)",
 }
 ALLOWED = {
     "send": "pair[0].send(b'x')",
     "thread": "t = threading.Thread(target=len, args=('',)); t.start(); t.join()",
     "memory": "mmap.mmap(-1, 4096)",
     "stat of an fd": "os.fstat(memfd)",
+    "netmap's NIOCTXSYNC": "libc.ioctl(memfd, ctypes.c_ulong(0x6994), 0)",
 }
 DENIED = {
     "open to read": "os.open('/etc/hostname', os.O_RDONLY)",
