@@ -1,6 +1,8 @@
 /* Runs on: see neighbor_table.h. */
 #include "neighbor_table.h"
 
+#include <stdatomic.h>
+
 static struct neighbor_entry *set_of(struct neighbor_table *table, struct neighbor_addr addr)
 {
 	/* Two multiplications by what a stranger does not know, folded: as the FDB's. */
@@ -62,10 +64,11 @@ void neighbor_told(struct neighbor_table *table, struct neighbor_entry *entry, u
 	}
 	if (entry->state != NEIGHBOR_KNOWN || entry->mac != mac)
 		table->changes++;
-	entry->state = NEIGHBOR_KNOWN;
 	entry->mac = mac;
 	entry->told_s = now_s;
 	entry->tries = 0;
+	atomic_signal_fence(memory_order_release); /* a process killed here leaves no half answer */
+	entry->state = NEIGHBOR_KNOWN;
 }
 
 void neighbor_forget(struct neighbor_table *table, struct neighbor_entry *entry)
@@ -74,7 +77,31 @@ void neighbor_forget(struct neighbor_table *table, struct neighbor_entry *entry)
 		table->known--;
 		table->changes++;
 	}
+	entry->state = NEIGHBOR_FREE;
+	atomic_signal_fence(memory_order_release);
 	*entry = (struct neighbor_entry){.first = NEIGHBOR_NOBODY, .last = NEIGHBOR_NOBODY};
+}
+
+void neighbor_table_recover(struct neighbor_table *table)
+{
+	table->known = 0;
+	table->changes++;
+	for (unsigned i = 0; i < NEIGHBOR_MAX; i++) {
+		struct neighbor_entry *entry = &table->entries[i];
+		struct neighbor_entry found = *entry;
+		bool sound = found.state == NEIGHBOR_KNOWN && neighbor_is_unicast(found.addr) &&
+			     !(found.mac & MAC_GROUP) && found.mac <= MAC_BROADCAST;
+
+		*entry = (struct neighbor_entry){.first = NEIGHBOR_NOBODY, .last = NEIGHBOR_NOBODY};
+		if (!sound || neighbor_find(table, found.addr))
+			continue;
+		entry->addr = found.addr;
+		entry->mac = found.mac;
+		entry->told_s = found.told_s;
+		entry->used_s = found.used_s;
+		entry->state = NEIGHBOR_KNOWN;
+		table->known++;
+	}
 }
 
 enum neighbor_due neighbor_age(struct neighbor_entry *entry, uint32_t now_s)

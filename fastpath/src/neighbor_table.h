@@ -22,7 +22,7 @@ enum {
 	NEIGHBOR_TRIES = 3,    /* questions, a second apart: MAX_MULTICAST_SOLICIT */
 	NEIGHBOR_FRESH_S = 60, /* an answer that is used is asked for again after this */
 	NEIGHBOR_FORGET_S = 300,
-	NEIGHBOR_QUEUE = 16, /* packets that wait for one answer */
+	NEIGHBOR_QUEUE = 64, /* packets that wait for one answer */
 	NEIGHBOR_NOBODY = 0xffff
 };
 
@@ -58,6 +58,12 @@ static inline void neighbor_table_init(struct neighbor_table *table, uint64_t ke
 {
 	table->key = key;
 }
+
+/*
+ * Of a table that another process may have left in the middle of a change: what is known stays,
+ * as far as it makes sense; questions, and the packets that waited for their answers, are gone.
+ */
+void neighbor_table_recover(struct neighbor_table *table);
 
 /* NULL: nothing is known, and nothing was asked. */
 struct neighbor_entry *neighbor_find(struct neighbor_table *table, struct neighbor_addr addr);

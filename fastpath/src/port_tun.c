@@ -12,10 +12,13 @@
  * Keeper: as a TAP (port_tundev.c), one queue; state has "mac=" besides. The address is made of
  * machine, network namespace, port and device, so that it is the same after a restart.
  *
- * Forwarder: packets that wait for a neighbour, and what is known of neighbours, die with it; the
- * rest is as with a TAP.
+ * fds: the queue, the socket, then a memfd with what is known of neighbours.
+ *
+ * Forwarder: what is known is in the memfd, so that the next one asks nobody; packets that wait
+ * for an answer die with it. The rest is as with a TAP.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,26 +71,47 @@ static uint64_t mac_derive(const char *port, const char *device)
 	return (hash & 0xffffffffff) | (uint64_t)2 << 40;
 }
 
+/* A memfd for struct tun_memory, whose size stays. */
+static int memory_open(const char *port, struct error *err)
+{
+	int fd = memfd_create("vswitch-tun", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd >= 0 && ftruncate(fd, sizeof(struct tun_memory)) == 0 &&
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+		return fd;
+	error_set(err, errno, "%s: memory for neighbours: %s", port, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return -err->code;
+}
+
 static int tun_acquire(const struct port_options *options, struct port_fds *fds, struct error *err)
 {
 	const char *address = port_option_text(options, "address", NULL);
 	struct neighbor_prefix prefix;
 	char device[32] = "";
+	int memory, status;
+	uint64_t mac;
 	size_t used;
-	int status;
 
 	if (address && !neighbor_prefix_parse(address, &prefix))
 		return error_set(err, EINVAL,
 				 "%s: address \"%s\" is neither an address nor a prefix",
 				 options->port, address);
+	memory = memory_open(options->port, err);
+	if (memory < 0)
+		return memory;
 	status = tundev_acquire(TUNDEV_TUN, options, fds, err);
-	if (status < 0)
+	if (status < 0) {
+		close(memory);
 		return status;
+	}
+	fds->fd[fds->count++] = memory;
 	sscanf(fds->state, "name=%31s", device);
+	mac = mac_derive(options->port, device);
 	used = strlen(fds->state);
 	snprintf(fds->state + used, sizeof(fds->state) - used, " mac_high=%u mac_low=%u",
-		 (unsigned)(mac_derive(options->port, device) >> 32),
-		 (unsigned)mac_derive(options->port, device));
+		 (unsigned)(mac >> 32), (unsigned)mac);
 	return 0;
 }
 
@@ -116,6 +140,8 @@ static void tun_detach(struct port *port)
 	tundev_detach(&tun->dev);
 	if (tun->buffers)
 		munmap(tun->buffers, (size_t)TUN_WAITING * TUN_BUFFER_BYTES);
+	if (tun->memory)
+		munmap(tun->memory, sizeof(*tun->memory));
 	for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
 		if (own[i] >= 0)
 			close(own[i]);
@@ -149,6 +175,28 @@ static int wait_set_make(struct tun *tun)
 	return 0;
 }
 
+/* What is known, and buffers for packets that wait: those are populated where they are touched. */
+static int memory_map(struct tun *tun, const struct port_fds *fds, const char *port,
+		      struct error *err)
+{
+	const size_t buffers_bytes = (size_t)TUN_WAITING * TUN_BUFFER_BYTES;
+	int fd = fds->fd[fds->count - 1];
+	struct stat about;
+	void *memory, *buffers;
+
+	if (fstat(fd, &about) < 0 || about.st_size != sizeof(*tun->memory))
+		return error_set(err, EPROTO, "%s: memory of another shape", port);
+	memory = mmap(NULL, sizeof(*tun->memory), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	buffers =
+	    mmap(NULL, buffers_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	tun->memory = memory == MAP_FAILED ? NULL : memory;
+	tun->buffers = buffers == MAP_FAILED ? NULL : buffers;
+	if (!tun->memory || !tun->buffers)
+		return error_set(err, ENOMEM, "%s: no memory for neighbours", port);
+	return 0;
+}
+
 static int tun_attach(struct port *port, const struct port_options *options,
 		      const struct port_fds *fds, struct error *err)
 {
@@ -170,15 +218,9 @@ static int tun_attach(struct port *port, const struct port_options *options,
 	tun->mac = (uint64_t)port_state_u32(fds, "mac_high", 2 << 8) << 32 |
 		   port_state_u32(fds, "mac_low", 1);
 	tun->has_prefix = address && neighbor_prefix_parse(address, &tun->prefix);
-	/* Touched only where packets wait: no memory is populated for it. */
-	tun->buffers = mmap(NULL, (size_t)TUN_WAITING * TUN_BUFFER_BYTES, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (tun->buffers == MAP_FAILED) {
-		tun->buffers = NULL;
-		status = error_set(err, ENOMEM, "%s: no memory for waiting packets", options->port);
-	} else {
+	status = memory_map(tun, fds, options->port, err);
+	if (status >= 0)
 		status = tun_neighbors_init(tun, err);
-	}
 	if (status >= 0) {
 		status = wait_set_make(tun);
 		if (status < 0)

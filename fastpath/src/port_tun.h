@@ -20,9 +20,10 @@
 #include "port_tundev.h"
 
 enum {
-	TUN_ROUTES = 64,      /* answers the receiving worker remembers; a power of two */
+	TUN_ROUTES = 64, /* answers the receiving worker remembers; a power of two */
+	TUN_SOURCES = 16,
 	TUN_MAIL = 64,	      /* messages of ours that wait for the receiving worker */
-	TUN_WAITING = 64,     /* packets that wait for a neighbour, all together */
+	TUN_WAITING = 256,    /* packets that wait for a neighbour, all together */
 	TUN_KNOCKS_A_S = 100, /* questions to the stack behind the port */
 	TUN_BUFFER_BYTES = FRAME_HEADROOM + FRAME_LEN_MAX + 1
 };
@@ -40,6 +41,13 @@ struct tun_waiting {
 	uint16_t ethertype;
 	uint64_t mac; /* once it is known */
 	struct frame_offload offload;
+};
+
+/* What a port knows, in memory that outlives a killed forwarder. */
+struct tun_memory {
+	uint64_t magic;			/* 0: new */
+	struct neighbor_table stations; /* on the bridge */
+	struct neighbor_table behind;
 };
 
 struct tun_chain {
@@ -70,8 +78,7 @@ struct tun {
 	_Atomic uint32_t known_behind;
 
 	pthread_spinlock_t lock;
-	struct neighbor_table stations; /* on the bridge */
-	struct neighbor_table behind;
+	struct tun_memory *memory;
 	struct tun_message mail[TUN_MAIL];
 	unsigned mail_first, mail_count;
 	struct tun_waiting waiting[TUN_WAITING];
@@ -86,13 +93,14 @@ struct tun {
 	uint16_t leaving[FRAME_BATCH]; /* buffers of this batch */
 	unsigned leaving_count;
 	struct tun_route routes[TUN_ROUTES];
-	struct tun_route source; /* last source that is known to be behind */
+	struct tun_route sources[TUN_SOURCES]; /* known to be behind */
 };
 
 void tun_lock(struct tun *tun);
 /* Whoever has to know is woken. */
 void tun_unlock(struct tun *tun);
 
+/* The memory is mapped: begins it, or goes on with what it holds. */
 int tun_neighbors_init(struct tun *tun, struct error *err);
 
 /* --- the receiving worker --- */

@@ -14,6 +14,9 @@
 
 #include "port_tun.h"
 
+/* "tun", and the version of struct tun_memory */
+static const uint64_t memory_magic = 0x74756e0000000001;
+
 void tun_lock(struct tun *tun)
 {
 	while (pthread_spin_trylock(&tun->lock))
@@ -34,10 +37,11 @@ void tun_unlock(struct tun *tun)
 	bool ring_it = tun->mail_count || tun->ready.first != NEIGHBOR_NOBODY;
 
 	atomic_store(&tun->news, ring_it || tun->dead.first != NEIGHBOR_NOBODY);
-	atomic_store_explicit(&tun->changes, tun->stations.changes + tun->behind.changes,
+	atomic_store_explicit(&tun->changes,
+			      tun->memory->stations.changes + tun->memory->behind.changes,
 			      memory_order_relaxed);
-	atomic_store_explicit(&tun->known, tun->stations.known, memory_order_relaxed);
-	atomic_store_explicit(&tun->known_behind, tun->behind.known, memory_order_relaxed);
+	atomic_store_explicit(&tun->known, tun->memory->stations.known, memory_order_relaxed);
+	atomic_store_explicit(&tun->known_behind, tun->memory->behind.known, memory_order_relaxed);
 	pthread_spin_unlock(&tun->lock);
 	if (ring_it && !atomic_load(&tun->rung))
 		ring(tun);
@@ -81,13 +85,21 @@ static void entry_empty(struct tun *tun, struct neighbor_entry *entry, struct tu
 
 int tun_neighbors_init(struct tun *tun, struct error *err)
 {
+	struct tun_memory *memory = tun->memory;
 	uint64_t keys[3];
 
 	if (getrandom(keys, sizeof(keys), 0) != sizeof(keys))
 		return error_set(err, errno, "random bytes: %s", strerror(errno));
-	neighbor_table_init(&tun->stations, keys[0]);
-	neighbor_table_init(&tun->behind, keys[1]);
 	tun->key = keys[2];
+	if (memory->magic == memory_magic) {
+		neighbor_table_recover(&memory->stations);
+		neighbor_table_recover(&memory->behind);
+	} else {
+		memset(memory, 0, sizeof(*memory));
+		neighbor_table_init(&memory->stations, keys[0]);
+		neighbor_table_init(&memory->behind, keys[1]);
+		memory->magic = memory_magic;
+	}
 	tun->unused = tun->ready = tun->dead = (struct tun_chain){NEIGHBOR_NOBODY, NEIGHBOR_NOBODY};
 	for (uint16_t i = 0; i < TUN_WAITING; i++)
 		chain_put(tun, &tun->unused, i);
@@ -114,24 +126,25 @@ static bool is_behind(struct tun *tun, struct neighbor_addr addr)
 {
 	if (is_configured(tun, addr))
 		return true;
-	if (known(&tun->stations, addr))
+	if (known(&tun->memory->stations, addr))
 		return false;
 	return (tun->has_prefix && neighbor_prefix_has(&tun->prefix, addr)) ||
-	       known(&tun->behind, addr);
+	       known(&tun->memory->behind, addr);
 }
 
 static void learn(struct tun *tun, struct neighbor_addr addr, uint32_t now_s)
 {
 	struct neighbor_entry out;
 
-	if (!neighbor_is_unicast(addr) || known(&tun->stations, addr))
+	if (!neighbor_is_unicast(addr) || known(&tun->memory->stations, addr))
 		return;
-	neighbor_told(&tun->behind, neighbor_add(&tun->behind, addr, &out), 0, now_s);
+	neighbor_told(&tun->memory->behind, neighbor_add(&tun->memory->behind, addr, &out), 0,
+		      now_s);
 }
 
 static struct neighbor_entry *station_add(struct tun *tun, struct neighbor_addr addr)
 {
-	struct neighbor_entry out, *entry = neighbor_add(&tun->stations, addr, &out);
+	struct neighbor_entry out, *entry = neighbor_add(&tun->memory->stations, addr, &out);
 
 	if (out.state != NEIGHBOR_FREE)
 		entry_empty(tun, &out, &tun->dead);
@@ -293,7 +306,7 @@ static void knock_answered(struct tun *tun, const struct neighbor_packet *packet
 	uint64_t mac = 0;
 
 	tun_lock(tun);
-	entry = neighbor_find(&tun->behind, packet->src);
+	entry = neighbor_find(&tun->memory->behind, packet->src);
 	if (entry && entry->state == NEIGHBOR_ASKED && neighbor_same(entry->asker, packet->dst))
 		mac = entry->mac;
 	learn(tun, packet->src, now_s);
@@ -304,15 +317,17 @@ static void knock_answered(struct tun *tun, const struct neighbor_packet *packet
 
 static void learn_source(struct tun *tun, struct neighbor_addr src, uint32_t now_s)
 {
-	struct tun_route *last = &tun->source;
+	struct tun_route *last = &tun->sources[(src.low ^ src.high) % TUN_SOURCES];
 	uint64_t changes = atomic_load_explicit(&tun->changes, memory_order_relaxed);
 
 	if (neighbor_same(last->addr, src) && last->now_s == now_s && last->changes == changes)
 		return;
 	tun_lock(tun);
 	learn(tun, src, now_s);
-	*last = (struct tun_route){
-	    .addr = src, .now_s = now_s, .changes = tun->stations.changes + tun->behind.changes};
+	*last = (struct tun_route){.addr = src,
+				   .now_s = now_s,
+				   .changes =
+				       tun->memory->stations.changes + tun->memory->behind.changes};
 	tun_unlock(tun);
 }
 
@@ -344,8 +359,9 @@ enum tun_verdict tun_address(struct tun *tun, struct frame *frame, uint32_t now_
 	    route->changes != atomic_load_explicit(&tun->changes, memory_order_relaxed)) {
 		tun_lock(tun);
 		verdict = route_find(tun, frame, &packet, now_s, &mac, reason);
-		*route = (struct tun_route){packet.dst, verdict == TUN_SEND ? mac : 0,
-					    tun->stations.changes + tun->behind.changes, now_s};
+		*route = (struct tun_route){
+		    packet.dst, verdict == TUN_SEND ? mac : 0,
+		    tun->memory->stations.changes + tun->memory->behind.changes, now_s};
 		tun_unlock(tun);
 		if (verdict != TUN_SEND)
 			return verdict;
@@ -401,22 +417,22 @@ void tun_tick(struct tun *tun, uint32_t now_s)
 {
 	tun_lock(tun);
 	for (unsigned i = 0; i < NEIGHBOR_MAX; i++) {
-		struct neighbor_entry *station = &tun->stations.entries[i];
-		struct neighbor_entry *behind = &tun->behind.entries[i];
+		struct neighbor_entry *station = &tun->memory->stations.entries[i];
+		struct neighbor_entry *behind = &tun->memory->behind.entries[i];
 		uint32_t keep_s =
 		    behind->state == NEIGHBOR_KNOWN ? NEIGHBOR_FORGET_S : NEIGHBOR_TRIES;
 		uint32_t since_s =
 		    behind->state == NEIGHBOR_KNOWN ? behind->told_s : behind->asked_s;
 
 		if (behind->state != NEIGHBOR_FREE && now_s - since_s >= keep_s)
-			neighbor_forget(&tun->behind, behind);
+			neighbor_forget(&tun->memory->behind, behind);
 		switch (neighbor_age(station, now_s)) {
 		case NEIGHBOR_ASK_AGAIN:
 			mail_ask(tun, station);
 			break;
 		case NEIGHBOR_GIVE_UP:
 			entry_empty(tun, station, &tun->dead);
-			neighbor_forget(&tun->stations, station);
+			neighbor_forget(&tun->memory->stations, station);
 			break;
 		case NEIGHBOR_REST:
 			break;
@@ -432,14 +448,15 @@ void tun_tick(struct tun *tun, uint32_t now_s)
 static void hear_claim(struct tun *tun, const struct neighbor_message *message, bool for_us,
 		       uint32_t now_s)
 {
-	struct neighbor_entry *entry = known(&tun->behind, message->addr);
+	struct neighbor_entry *entry = known(&tun->memory->behind, message->addr);
 	uint64_t mac = message->mac;
 
 	if (is_configured(tun, message->addr))
 		return;
 	if (entry && mac)
-		neighbor_forget(&tun->behind, entry); /* it has moved, or was never behind us */
-	entry = neighbor_find(&tun->stations, message->addr);
+		neighbor_forget(&tun->memory->behind,
+				entry); /* it has moved, or was never behind us */
+	entry = neighbor_find(&tun->memory->stations, message->addr);
 	if (!entry && for_us && mac)
 		entry = station_add(tun, message->addr);
 	if (!entry)
@@ -448,7 +465,7 @@ static void hear_claim(struct tun *tun, const struct neighbor_message *message, 
 		mac = entry->mac;
 	if (!mac || (entry->state == NEIGHBOR_KNOWN && entry->mac != mac && !message->override))
 		return;
-	neighbor_told(&tun->stations, entry, mac, now_s);
+	neighbor_told(&tun->memory->stations, entry, mac, now_s);
 	entry_empty(tun, entry, &tun->ready);
 }
 
@@ -459,17 +476,17 @@ static bool may_knock(struct tun *tun, const struct neighbor_message *message, u
 	struct neighbor_entry *entry, out;
 
 	if (!neighbor_specified(message->addr) || neighbor_same(message->addr, message->target) ||
-	    !neighbor_is_unicast(message->target) || known(&tun->stations, message->target))
+	    !neighbor_is_unicast(message->target) || known(&tun->memory->stations, message->target))
 		return false;
 	if (tun->knock_s != now_s) {
 		tun->knock_s = now_s;
 		tun->knocks = 0;
 	}
-	entry = neighbor_find(&tun->behind, message->target);
+	entry = neighbor_find(&tun->memory->behind, message->target);
 	if ((entry && entry->asked_s == now_s) || tun->knocks >= TUN_KNOCKS_A_S)
 		return false;
 	tun->knocks++;
-	entry = neighbor_add(&tun->behind, message->target, &out);
+	entry = neighbor_add(&tun->memory->behind, message->target, &out);
 	entry->state = NEIGHBOR_ASKED;
 	entry->asked_s = now_s;
 	entry->asker = message->addr;

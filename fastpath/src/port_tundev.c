@@ -350,7 +350,7 @@ int tundev_attach(struct tundev *dev, enum tundev_kind kind, struct port *port,
 	struct ifreq device = {0};
 	void *arena;
 
-	if (queues < 1 || queues > PORT_QUEUES_MAX || fds->count != queues + 1)
+	if (queues < 1 || queues > PORT_QUEUES_MAX || fds->count < queues + 1)
 		return error_set(err, EPROTO, "%s: %u fds for %u queues", options->port, fds->count,
 				 queues);
 	dev->link_header = kind == TUNDEV_TUN ? FRAME_LEN_MIN : 0;

@@ -47,8 +47,8 @@ int tundev_acquire(enum tundev_kind kind, const struct port_options *options, st
 		   struct error *err);
 
 /*
- * Maps the arenas, sets the port's queues (whose priv is a tundev_queue), caps and MTU. Borrows
- * the fds. On failure leaves nothing mapped.
+ * Of the fds the first ones, as acquire left them. Maps the arenas, sets the port's queues (whose
+ * priv is a tundev_queue), caps and MTU. Borrows the fds. On failure leaves nothing mapped.
  */
 int tundev_attach(struct tundev *dev, enum tundev_kind kind, struct port *port,
 		  const struct port_options *options, const struct port_fds *fds,

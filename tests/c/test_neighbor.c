@@ -279,6 +279,31 @@ static void test_table_ages(void)
 	CHECK(table.known == 0 && !neighbor_find(&table, us));
 }
 
+/* A process was killed in the middle of whatever: what makes sense stays. */
+static void test_table_recovers(void)
+{
+	static struct neighbor_table table;
+	struct neighbor_entry out, *entry;
+
+	neighbor_table_init(&table, 9);
+	for (uint32_t n = 0; n < 20; n++)
+		neighbor_told(&table, neighbor_add(&table, numbered(n), &out), station, 5);
+	neighbor_find(&table, numbered(3))->waiting = 7;
+	neighbor_find(&table, numbered(4))->state = NEIGHBOR_ASKED;
+	neighbor_find(&table, numbered(5))->mac = MAC_BROADCAST;
+	neighbor_find(&table, numbered(6))->addr = nobody;
+	neighbor_find(&table, numbered(7))->addr = numbered(8); /* in another set, or twice */
+	neighbor_find(&table, numbered(9))->state = 77;
+	table.known = 4711;
+	neighbor_table_recover(&table);
+	entry = neighbor_find(&table, numbered(3));
+	CHECK(entry && entry->mac == station && entry->told_s == 5 && entry->waiting == 0);
+	CHECK(entry->first == NEIGHBOR_NOBODY && entry->last == NEIGHBOR_NOBODY);
+	for (uint32_t n = 4; n < 10; n++)
+		CHECK(!neighbor_find(&table, numbered(n)) == (n != 8));
+	CHECK(table.known >= 15 && table.known <= 16);
+}
+
 int main(void)
 {
 	test_read();
@@ -289,5 +314,6 @@ int main(void)
 	test_knocks();
 	test_table_is_bounded();
 	test_table_ages();
+	test_table_recovers();
 	return check_result();
 }
