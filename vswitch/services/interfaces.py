@@ -23,7 +23,6 @@ _ETHTOOL_GTXCSUM = 0x16
 _ETHTOOL_GTSO = 0x1E
 _ETHTOOL_GGSO = 0x23
 _ETHTOOL_GFLAGS = 0x25
-_FLAG_RXVLAN = 1 << 8
 _FLAG_LRO = 1 << 15
 _IFF_UP = 1
 _IFF_PROMISC = 0x100
@@ -84,11 +83,6 @@ class Interface:
     def merges(self) -> bool:
         """LRO: received segments are put together in a way that cannot be undone."""
         return bool(self._feature(_ETHTOOL_GFLAGS) & _FLAG_LRO)
-
-    @property
-    def strips_vlan(self) -> bool:
-        """rxvlan: the tag of a received frame is not in its bytes."""
-        return bool(self._feature(_ETHTOOL_GFLAGS) & _FLAG_RXVLAN)
 
     def unfinished(self) -> Iterator[str]:
         """What a stack that sends through it leaves to the device, in ethtool's words."""

@@ -17,8 +17,10 @@ from vswitch.services.tunnels import narrow
 from vswitch.values import parse_endpoint
 from vswitch.view import View
 
+_BPF_GUARD = Path("/proc/sys/kernel/unprivileged_bpf_disabled")
 _COMMAND = re.compile(r"ethtool -K \S+(?: [a-z-]+ off)+")
 _CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
+_CAP_BPF, _CAP_SYS_ADMIN = 39, 21
 _NET_ADMIN_HINT = (
     "systemd: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW; container: --cap-add NET_ADMIN,NET_RAW"
 )
@@ -34,7 +36,11 @@ class Finding:
 
 
 def findings(configuration: Configuration, view: View, run_dir: Path) -> list[Finding]:
-    found = [*_forwarder(view), *_keeper(run_dir), *_host(configuration, view)]
+    found = [
+        *_forwarder(view),
+        *_keeper(configuration, run_dir),
+        *_host(configuration, view),
+    ]
     for name in sorted(configuration.ports):
         ours = list(_port(name, configuration.ports[name].spec, view))
         known = {finding.code for finding in ours}
@@ -62,7 +68,7 @@ def _forwarder(view: View) -> Iterator[Finding]:
         )
 
 
-def _keeper(run_dir: Path) -> Iterator[Finding]:
+def _keeper(configuration: Configuration, run_dir: Path) -> Iterator[Finding]:
     """The keeper's capabilities, from its /proc entry."""
     try:
         pid = int((run_dir / "keeper.pid").read_text())
@@ -80,6 +86,24 @@ def _keeper(run_dir: Path) -> Iterator[Finding]:
             "memory, monitor, null, pcap, udp and vxlan ports only.",
             _NET_ADMIN_HINT,
         )
+    if not (effective >> _CAP_BPF | effective >> _CAP_SYS_ADMIN) & 1 and _BPF_GUARD.exists():
+        yield from _no_bpf(configuration)
+
+
+def _no_bpf(configuration: Configuration) -> Iterator[Finding]:
+    """Ports whose fanout is a program that only CAP_BPF may load."""
+    if _BPF_GUARD.read_text().strip() == "0":
+        return  # everybody may
+    for name in sorted(configuration.ports):
+        backend = configuration.ports[name].spec.backend
+        if isinstance(backend, AfPacket) and backend.fanout == "ebpf" and backend.queues > 1:
+            yield Finding(
+                "PRIVILEGES",
+                "error",
+                f"ports/{name}",
+                "The keeper lacks CAP_BPF, which fanout ebpf needs; hash or cbpf work without.",
+                "systemd: AmbientCapabilities=CAP_BPF; container: --cap-add BPF",
+            )
 
 
 def _host(configuration: Configuration, view: View) -> Iterator[Finding]:
@@ -245,14 +269,15 @@ def _features(where: str, interface: Interface, spec: PortSpec) -> Iterator[Find
             f"{name} merges received frames (LRO) in a way that cannot be undone.",
             f"ethtool -K {name} lro off",
         )
-    if interface.strips_vlan and isinstance(backend, AfPacket) and backend.version == 1:
+    if isinstance(backend, AfPacket) and backend.version == 1:
         yield Finding(
-            "RXVLAN_ENABLED",
+            "VLAN_UNSUPPORTED",
             "warning",
             where,
-            f"{name} takes VLAN tags out of received frames (rxvlan), and TPACKET version 1 does "
-            "not say with what: such frames are dropped.",
-            f"ethtool -K {name} rxvlan off",
+            "The kernel takes the VLAN tag out of received frames, whatever rxvlan says, and "
+            "TPACKET version 1 does not say what it was: tagged frames are dropped as "
+            "vlan_unsupported.",
+            f"vswitch port set {where.removeprefix('ports/')} -b version=2",
         )
     if spec.offload_policy == "refuse":
         yield from _unfinished(where, interface)
