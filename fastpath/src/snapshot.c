@@ -121,61 +121,68 @@ static void build_members(struct snapshot *snapshot)
 /* --- monitors ----------------------------------------------------------------------------------
  */
 
-/* The monitors at work, in the order of their ids, into `to` unless NULL; how many there are. */
-static unsigned monitors_active(const struct snapshot *snapshot, struct monitor **to)
+/* The port that a monitor names, the first of that name; ports_max: it is not configured. */
+static unsigned monitored_port(const struct snapshot *snapshot, const struct monitor *monitor)
 {
-	unsigned count = 0;
+	unsigned p = 0;
 
-	for (unsigned p = 0; p < snapshot->tables.ports_max; p++) {
+	while (p < snapshot->tables.ports_max) {
 		const struct port *port = snapshot->tx_ports[p].port;
 
-		/* one that is down has nothing copied for it */
-		if (!port || !port->monitor || !snapshot->configs[p].admin_up)
-			continue;
-		if (to)
-			to[count] = port->monitor;
-		count++;
+		/* monitors are not monitored */
+		if (port && !port->monitor && strcmp(port->name, monitor->port) == 0)
+			break;
+		p++;
 	}
-	return count;
+	return p;
 }
 
-/* Those of `active` that want this port's frames; *next moves behind the list. */
-static struct monitor_list monitors_of(const struct port *port, enum monitor_direction direction,
-				       struct monitor *const *active, unsigned count,
-				       struct monitor ***next)
+/* Those of `active` that want frames of port id, at *next, which moves behind them. */
+static struct monitor_list monitors_of(unsigned id, enum monitor_direction direction,
+				       struct monitor *const *active, const unsigned *ports,
+				       unsigned count, struct monitor ***next)
 {
 	struct monitor_list list = {.monitors = *next};
 
 	for (unsigned i = 0; i < count; i++) {
-		if ((active[i]->directions & direction) && strcmp(active[i]->port, port->name) == 0)
+		if ((active[i]->directions & direction) && ports[i] == id)
 			(*next)[list.count++] = active[i];
 	}
 	*next += list.count;
 	return list;
 }
 
-/* By name: a monitor whose port is not configured waits for it. Monitors are not monitored. */
+/*
+ * The monitors that are up, each for the port it names. One whose port is not configured waits for
+ * it: the next snapshot is built anew.
+ */
 static int build_monitors(struct snapshot *snapshot)
 {
-	unsigned count = monitors_active(snapshot, NULL);
+	unsigned ports_max = snapshot->tables.ports_max, count = 0;
+	struct monitor *active[FDB_PORTS_MAX];
+	unsigned ports[FDB_PORTS_MAX];
 	struct monitor **next;
 
+	for (unsigned p = 0; p < ports_max; p++) {
+		const struct port *port = snapshot->tx_ports[p].port;
+
+		if (!port || !port->monitor || !snapshot->configs[p].admin_up)
+			continue;
+		active[count] = port->monitor;
+		ports[count++] = monitored_port(snapshot, port->monitor);
+	}
 	if (!count)
 		return 0;
-	snapshot->monitors = zeroed(3 * count, sizeof(struct monitor *));
-	snapshot->monitored = zeroed(snapshot->tables.ports_max, sizeof(*snapshot->monitored));
+	snapshot->monitors = zeroed(2 * count, sizeof(struct monitor *)); /* rx, tx */
+	snapshot->monitored = zeroed(ports_max, sizeof(*snapshot->monitored));
 	if (!snapshot->monitors || !snapshot->monitored)
 		return -ENOMEM;
-	monitors_active(snapshot, snapshot->monitors);
-	next = snapshot->monitors + count;
-	for (unsigned p = 0; p < snapshot->tables.ports_max; p++) {
-		const struct port *port = snapshot->tx_ports[p].port;
+	next = snapshot->monitors;
+	for (unsigned p = 0; p < ports_max; p++) {
 		struct snapshot_monitored *by = &snapshot->monitored[p];
 
-		if (!port || port->monitor)
-			continue;
-		by->rx = monitors_of(port, MONITOR_RX, snapshot->monitors, count, &next);
-		by->tx = monitors_of(port, MONITOR_TX, snapshot->monitors, count, &next);
+		by->rx = monitors_of(p, MONITOR_RX, active, ports, count, &next);
+		by->tx = monitors_of(p, MONITOR_TX, active, ports, count, &next);
 		if (by->tx.count)
 			snapshot->tx_ports[p].monitors = &by->tx;
 	}

@@ -45,7 +45,7 @@ struct snapshot {
 	struct bridge_port *bridge_ports;
 	struct bridge_config *bridge_configs; /* by bridge id */
 	uint16_t *members;		      /* the bridges' port lists, one behind the other */
-	struct monitor **monitors;	      /* all, then the lists, one behind the other */
+	struct monitor **monitors;	      /* the monitor lists, one behind the other */
 	unsigned bridges_max;
 };
 

@@ -237,7 +237,7 @@ def test_N11_a_reader_that_stands_still_slows_nobody(tmp_path: Path) -> None:
         switch.remove(scene.collector)
         options = {"ifname": rig.net.switch_ifs[0], "qdisc_bypass": "false"}
         attached = rig.open(options)
-        attached.spec = msgspec.structs.replace(attached.spec, bridge="mon")
+        attached.spec = msgspec.structs.replace(attached.spec, name="slow", bridge="mon")
         switch.attach(attached)
         monitor = scene.monitor(slots="256")
         with rig.slow():
@@ -309,6 +309,17 @@ def test_the_monitored_port_comes_later_goes_and_comes_again(scene: Scene) -> No
         assert scene.copies(20) == there(20)
         scene.switch.remove(late)
     assert scene.switch.counters(monitor).rx_frames == 60
+
+
+def test_of_two_ports_of_one_name_the_first_is_monitored(scene: Scene) -> None:
+    """The API has no two; the engine does not rely on it."""
+    second = scene.switch.add("p1", "memory")
+    monitor = scene.monitor(direction="rx")
+    scene.inwards(there(20))
+    scene.switch.send(second, [frame(n, source=7) for n in range(20)])
+    wait_until(lambda: scene.switch.counters(second).rx_frames == 20, 5, "received")
+    assert scene.copies(20) == there(20)
+    assert scene.switch.counters(monitor).rx_frames == 20
 
 
 def test_without_a_bridge_copies_are_dropped_with_a_reason(scene: Scene) -> None:
