@@ -61,6 +61,7 @@ def test_T2_a_killed_forwarder(net: Topology, switch: Appliance) -> None:
     """The keeper holds the device and what is known of neighbours: packets wait in the device's
     queue and go on at once. Lost is what the dead one had taken, booked as restart."""
     kills, wanted = 5, 1500
+    net.run(net.hosts[0], "ping", "-c", "1", "-W", "5", net.addresses[1])  # who is where
     count = ("-c", str(wanted), "-i", "0.004", "-W", "5")
     ping = net.start(net.hosts[0], "ping", "-q", *count, net.addresses[1])
     for _ in range(kills):
