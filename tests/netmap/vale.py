@@ -145,6 +145,36 @@ def joined(world: World) -> str:
     return f"{len(frames)} frames there and back unchanged; {effective}"
 
 
+def kills(world: World) -> str:
+    """The attachment is the kernel's: no process that dies ends it, and a new start takes it on."""
+    world.switch.put_bridge(SWITCH, engine="vale")
+    try:
+        for host in (0, 1):
+            world.switch.put_port(f"p{host}", SWITCH, world.portspec(host))
+        world.switch.wait_ready("p0", "p1", timeout_s=60)
+        for name in ("forwarder", "keeper"):
+            world.switch.wait_replaced(name, world.switch.kill(name), 60)
+            answers = world.ping(0, 1, 5)
+            assert answers == 5, f"{answers} of 5 answers after the {name} died"
+        # all at once, so that nobody detaches
+        for name in ("serve", "keeper", "forwarder", "control"):
+            world.switch.kill(name)
+        answers = world.ping(0, 1, 5)
+        assert answers == 5, f"{answers} of 5 answers without any process"
+        world.switch.stop()
+        world.switch.start()
+        world.switch.wait_ready("p0", "p1", timeout_s=60)
+        answers = world.ping(0, 1, 5)
+        assert answers == 5, f"{answers} of 5 answers after the next start"
+        listed = _listed(world)
+        assert len(listed) == 2, listed
+        return f"5 of 5 answers after each; {listed}"
+    finally:
+        for host in (0, 1):
+            world.switch.call("DELETE", f"/ports/p{host}")
+        world.switch.call("DELETE", f"/bridges/{SWITCH}")
+
+
 def _own(frames: list[tuple[bytes, int]]) -> list[bytes]:
     return [frame for frame, _ in frames if frame[12:14] == b"\x88\xb5"]
 
@@ -186,5 +216,6 @@ CHECKS = (
     Check("N9b", "an interface with its host in a VALE switch", with_host),
     Check("N9c", "a VALE switch learns and does not forget", learning),
     Check("N9e", "a bridge and a VALE switch joined by a vale port", joined),
+    Check("N9f", "interfaces stay in a VALE switch whoever dies", kills),
     Check("N9d", "what a VALE switch cannot do is refused", refusals),
 )
