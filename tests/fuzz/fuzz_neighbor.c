@@ -130,7 +130,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memcpy(bytes, data + CONTROL_BYTES, len);
 	check_message(bytes, len, data[0], data[1] & 1 ? NEIGHBOR_ARP : NEIGHBOR_IPV6);
 	check_packet(bytes, len);
-	check_table(bytes, len);
+	if ((data[2] & 7) == 0) /* it begins with 45 KB of zeros */
+		check_table(bytes, len);
 	memcpy(text, data, CONTROL_BYTES);
 	text[CONTROL_BYTES] = 0;
 	if (neighbor_prefix_parse(text, &prefix))
