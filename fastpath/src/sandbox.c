@@ -7,7 +7,10 @@
  * instead of killing, because the interpreter makes them on its own (tracebacks, a late import).
  *
  * Known limit: seccomp cannot read memory, so an address inside sendmsg's or sendmmsg's headers
- * passes; sendto's is an argument and must be absent.
+ * passes; sendto's is an argument and must be absent. Through the sockets of a tunnel port a
+ * forwarder that was taken over therefore reaches any host by UDP, from the port's local address;
+ * connected sockets would not change that, a destination in the message overrides theirs.
+ * docs/overlay.md says what to do where it matters.
  *
  * The keeper is only limited in its capabilities.
  *
