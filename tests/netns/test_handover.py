@@ -12,12 +12,11 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.fastpath import Client, FastPath, bridge, port
-from tests.support.probes import Generator, Load, Sink, teach
+from tests.support.kills import Traffic, lost_by_us, pauses_ms, undisturbed_loss
 from tests.support.topology import Topology, wait_until
 
 pytestmark = [
@@ -25,9 +24,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
 ]
 
-RATE = 10_000
 GAP_MS_MAX = 50.0
-RING_MS = 400.0
 
 
 @pytest.fixture
@@ -55,66 +52,6 @@ def configure(client: Client, net: Topology) -> None:
         ]
     )
     assert all(outcome.ok for outcome in ack.outcomes.values()), ack.outcomes
-
-
-def pauses_ms(report: dict[str, Any], kills_ns: list[int]) -> tuple[list[float], float]:
-    """For each kill (CLOCK_REALTIME) the longest pause that touches the 250 ms after it; and the
-    longest of all others, which are this machine's own."""
-    at_kills = [0.0] * len(kills_ns)
-    other = 0.0
-    for gap in report["gaps"]:
-        touched = [
-            n
-            for n, kill in enumerate(kills_ns)
-            if gap["at_ns"] <= kill + 250e6 and gap["at_ns"] + gap["ms"] * 1e6 >= kill
-        ]
-        for n in touched:
-            at_kills[n] = max(at_kills[n], gap["ms"])
-        if not touched:
-            other = max(other, gap["ms"])
-    return at_kills, other
-
-
-class Traffic:
-    """gen and sink running; result() gives what was lost, and what sink saw."""
-
-    def __init__(self, net: Topology, path: FastPath, seconds: float) -> None:
-        self._path = path
-        self._overflowed = self._kernel_drops()
-        self.sink = Sink(net, 1, idle_ms=1500, seconds=seconds + 10, gap_ms=5)
-        self.gen = Generator(net, 0, Load(rate=RATE, seconds=seconds))
-
-    def _kernel_drops(self) -> int:
-        with self._path.client() as client:
-            return sum(p.kernel_drops for p in client.stats().ports)
-
-    @property
-    def running(self) -> bool:
-        return self.gen.process.poll() is None
-
-    def result(self) -> tuple[int, dict[str, Any]]:
-        """Frames that are missing, but for those that the sink itself was too slow for.
-
-        A machine that runs nobody for longer than a ring lasts (0.4 s at this rate) overflows
-        it, kills or not: those are counted by the kernel, and left out too when there was such
-        a pause apart from the kills.
-        """
-        sent = self.gen.result()
-        report = self.sink.result()
-        lost = int(sent["sent"]) - report["unique"] - report["ring_drops"]
-        report["overflowed"] = self._kernel_drops() - self._overflowed
-        return lost, report
-
-
-def lost_by_us(lost: int, report: dict[str, Any], machine_ms: float) -> int:
-    return lost - report["overflowed"] if machine_ms > RING_MS * 0.75 else lost
-
-
-def undisturbed_loss(net: Topology, path: FastPath) -> int:
-    """Frames lost when nobody is killed."""
-    teach(net, Load(rate=RATE))
-    lost, report = Traffic(net, path, 3).result()
-    return lost_by_us(lost, report, report["gap_max_ms"])
 
 
 def test_forwarder_killed_twenty_times(net: Topology, path: FastPath) -> None:
