@@ -271,7 +271,8 @@ static int pipe_acquire(const struct port_options *options, struct port_fds *fds
  */
 static void ring_recover(struct netmap_ring *ring, uint32_t *committed, uint32_t slots)
 {
-	uint32_t head = ring->head, tail = ring->tail, done = *committed;
+	uint32_t head = load_shared(&ring->head), tail = load_shared(&ring->tail);
+	uint32_t done = load_shared(committed);
 
 	if (head >= slots || tail >= slots || done >= slots)
 		head = tail = done = 0;
@@ -396,7 +397,7 @@ static int queue_open(struct pipe_end *self, unsigned queue, const struct port_f
 	};
 	if (!rx->in.fragments)
 		return -ENOMEM;
-	rx->in.head = rx->in.taken = rx->in.ring->head % pipe->slots;
+	rx->in.head = rx->in.taken = load_shared(&rx->in.ring->head) % pipe->slots;
 	*tx = (struct pipe_tx){
 	    .ring = ring_of(pipe->base, pipe->queues, pipe->slots, peer, queue),
 	    .buffers = buffers,
@@ -408,7 +409,7 @@ static int queue_open(struct pipe_end *self, unsigned queue, const struct port_f
 	    .shape = shape,
 	    .block = self->block,
 	};
-	tx->tail = tx->ring->tail % pipe->slots;
+	tx->tail = load_shared(&tx->ring->tail) % pipe->slots;
 	return 0;
 }
 
@@ -489,10 +490,10 @@ static int pipe_rx(struct port_queue *queue, struct frame *batch, unsigned max,
 		   struct port_counters *cell)
 {
 	struct pipe_rx *rx = queue->priv;
-	uint32_t tail = atomic_load(ring_shared(&rx->in.ring->tail));
+	uint32_t tail = load_shared_ordered(&rx->in.ring->tail);
 
 	if (tail == rx->in.head && port_bell_take(rx->bell, rx->rung))
-		tail = atomic_load(ring_shared(&rx->in.ring->tail));
+		tail = load_shared_ordered(&rx->in.ring->tail);
 	if (tail >= rx->in.slots)
 		return -ENETDOWN; /* whoever wrote that is no end of ours */
 	return ring_rx(&rx->in, rx->in.shape, tail, batch, max, cell);
@@ -525,7 +526,7 @@ static int pipe_rx_fd(const struct port_queue *queue)
 /* Free slots; none where the other end wrote an index that is none. */
 static uint32_t tx_space(const struct pipe_tx *tx, uint32_t *head)
 {
-	*head = atomic_load(ring_shared(&tx->ring->head));
+	*head = load_shared_ordered(&tx->ring->head);
 	return *head < tx->slots ? tx->slots - 1 - ring_space(*head, tx->tail, tx->slots) : 0;
 }
 
@@ -577,7 +578,7 @@ static void tx_publish(struct pipe_tx *tx, uint32_t at, struct tx_report *report
 	tx->tail = at;
 	port_commit(report);
 	atomic_store(ring_shared(&tx->ring->tail), at);
-	if (atomic_load(ring_shared(&tx->ring->head)) == first)
+	if (load_shared_ordered(&tx->ring->head) == first)
 		port_bell_ring(tx->bell, tx->rung);
 }
 

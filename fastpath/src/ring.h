@@ -5,7 +5,8 @@
  *
  * Memory that somebody else can write is loaded once, checked, and only then used: by
  * load_shared(address), which is one relaxed load of the type pointed to, and by slot_load for a
- * slot. An index that says what may be read is loaded by load_shared_acquire.
+ * slot. An index that says what may be read is loaded by load_shared_acquire, one by
+ * which two sides find out whether to wake the other by load_shared_ordered.
  *
  * Fuzz builds replace it: compiled with -DFUZZ_SHARED, every such load asks fuzz_shared, which the
  * fuzz target defines, for its bytes. It returns whatever it likes (the input's next bytes), so one
@@ -25,9 +26,11 @@
 uint64_t fuzz_shared(const volatile void *address, size_t bytes);
 #define load_shared(address) ((__typeof__(*(address)))fuzz_shared((address), sizeof(*(address))))
 #define load_shared_acquire(address) load_shared(address)
+#define load_shared_ordered(address) load_shared(address)
 #else
 #define load_shared(address) __atomic_load_n((address), __ATOMIC_RELAXED)
 #define load_shared_acquire(address) __atomic_load_n((address), __ATOMIC_ACQUIRE)
+#define load_shared_ordered(address) __atomic_load_n((address), __ATOMIC_SEQ_CST)
 #endif
 
 /* A slot's buf_idx, len and flags in one load; ptr is not looked at. */
