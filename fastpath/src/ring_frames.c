@@ -32,7 +32,7 @@ static uint32_t rx_chain(struct ring_rx *rx, uint32_t at, uint32_t tail, struct 
 			*sound = false;
 			return at;
 		}
-		ring_rx_slot(rx, rx->shape, &rx->ring->slot[at], fragment, &odd);
+		ring_rx_slot(rx->buffers, rx->shape, &rx->ring->slot[at], fragment, &odd);
 		*sound &= !(odd & RING_SLOT_BAD);
 		first->frame_len += fragment->len;
 		last->next = fragment;
@@ -80,7 +80,6 @@ uint32_t ring_copy_in(struct netmap_ring *ring, uint8_t *buffers, struct ring_sh
 	struct netmap_slot *slot = &ring->slot[at];
 	uint8_t *to = slot_buffer(buffers, shape, slot);
 	uint32_t used = vnet_bytes;
-	uint16_t mark = frame->flags & FRAME_SENT_COPY ? NS_TXMON : 0;
 
 	if (used)
 		memcpy(to, &frame->offload, sizeof(frame->offload));
@@ -93,7 +92,7 @@ uint32_t ring_copy_in(struct netmap_ring *ring, uint8_t *buffers, struct ring_sh
 
 			if (!part) {
 				slot->len = (uint16_t)shape.buffer_bytes;
-				slot->flags = NS_MOREFRAG | mark;
+				slot->flags = NS_MOREFRAG;
 				at = ring_slot_next(at, slots);
 				slot = &ring->slot[at];
 				to = slot_buffer(buffers, shape, slot);
@@ -109,6 +108,6 @@ uint32_t ring_copy_in(struct netmap_ring *ring, uint8_t *buffers, struct ring_sh
 		}
 	}
 	slot->len = (uint16_t)used;
-	slot->flags = mark;
+	slot->flags = 0;
 	return ring_slot_next(at, slots);
 }

@@ -59,21 +59,21 @@ static inline uint32_t ring_slot_next(uint32_t at, uint32_t slots)
 }
 
 /* The switch's view of one slot, loaded once. `odd`: not one plain frame in a sound slot. */
-static inline void ring_rx_slot(struct ring_rx *rx, struct ring_shape shape,
-				struct netmap_slot *slot, struct frame *frame, unsigned *odd)
+static inline void ring_rx_slot(uint8_t *buffers, struct ring_shape shape, struct netmap_slot *slot,
+				struct frame *frame, unsigned *odd)
 {
-	struct netmap_slot seen = slot_load(slot);
-	uint32_t buf_idx = seen.buf_idx;
-	uint16_t len = seen.len;
+	/* not by slot_load: fields that were just stored apart cannot be loaded as one at once */
+	uint32_t buf_idx = load_shared(&slot->buf_idx);
+	uint16_t len = load_shared(&slot->len);
 
-	*odd = seen.flags & (NS_MOREFRAG | NS_NO_LEARN);
+	*odd = load_shared(&slot->flags) & (NS_MOREFRAG | NS_NO_LEARN);
 	if (__builtin_expect(buf_idx >= shape.buffers || len > shape.buffer_bytes, 0)) {
 		*odd |= RING_SLOT_BAD;
 		buf_idx = 0;
 		len = 0;
 	}
 	*frame = (struct frame){
-	    .data = rx->buffers + (size_t)buf_idx * shape.buffer_bytes,
+	    .data = buffers + (size_t)buf_idx * shape.buffer_bytes,
 	    .slot = slot,
 	    .len = len,
 	    .frame_len = len,
@@ -106,18 +106,23 @@ static inline int ring_rx(struct ring_rx *rx, struct ring_shape shape, uint32_t 
 	uint32_t slots = rx->slots;
 	unsigned always_odd = rx->vnet_bytes ? RING_SLOT_VNET : 0;
 	struct frame *fragment = rx->fragments, *frame = batch, *end = batch + max;
+	struct netmap_slot *slot = rx->ring->slot;
+	uint8_t *buffers = rx->buffers;
 
 	while (at != tail && frame != end) {
 		unsigned odd;
 
-		ring_rx_slot(rx, shape, &rx->ring->slot[at], frame, &odd);
+		ring_rx_slot(buffers, shape, &slot[at], frame, &odd);
 		__builtin_prefetch(frame->data);
 		odd |= always_odd;
 		if (__builtin_expect(!odd, 1)) {
 			at = ring_slot_next(at, slots);
 			frame++;
 		} else {
-			frame += ring_rx_odd(rx, &at, tail, frame, &fragment, odd, cell);
+			uint32_t next = at; /* `at` stays in its register */
+
+			frame += ring_rx_odd(rx, &next, tail, frame, &fragment, odd, cell);
+			at = next;
 		}
 	}
 	rx->taken = at;
