@@ -59,7 +59,7 @@ static struct port_fds tun_add(struct sw *sw)
 static void station_act(struct sw *sw, uint64_t *seed, uint64_t *put)
 {
 	uint32_t n = random_below(seed, STATIONS);
-	uint64_t mac = 0x020000000100 + n + 256 * random_below(seed, 2); /* they move, too */
+	uint64_t mac = 0x020000000100u + n + 256 * random_below(seed, 2); /* they move, too */
 	struct neighbor_addr target = random_below(seed, 2) ? inside : station(200 + n);
 	uint8_t frame[NEIGHBOR_BYTES];
 	unsigned len;
