@@ -206,6 +206,7 @@ def _counters(cell: Any) -> Counters:
         cell.kernel_drops,
         cell.learned,
         cell.moved,
+        cell.zero_copy,
         _reasons(cell.rx_drops),
         _reasons(cell.tx_drops),
     )
@@ -348,6 +349,7 @@ class Engine:
             detail=_text(status.detail),
             rx_queues=status.rx_queues,
             tx_queues=status.tx_queues,
+            mem_region=status.mem_region,
         )
 
     def port_counters(self, slot: int) -> Counters:

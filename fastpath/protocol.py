@@ -219,7 +219,10 @@ class QueueStats(msgspec.Struct, frozen=True):
 
 
 class PortStats(msgspec.Struct, frozen=True):
-    """Frames and bytes since the port was made. ``kernel_drops`` are outside the ledger."""
+    """Frames and bytes since the port was made. ``kernel_drops`` are outside the ledger.
+
+    ``zero_copy_frames``: of ``tx_frames``, those whose buffers changed hands.
+    """
 
     name: str
     rx_frames: int
@@ -236,6 +239,11 @@ class PortStats(msgspec.Struct, frozen=True):
     learned: int
     moved: int
     queues: tuple[QueueStats, ...]
+    zero_copy_frames: int = 0
+
+    @property
+    def copied_frames(self) -> int:
+        return self.tx_frames - self.zero_copy_frames
 
 
 class Ledger(msgspec.Struct, frozen=True):
@@ -258,7 +266,10 @@ class Stats(msgspec.Struct, frozen=True, tag_field="t", tag="stats"):
 
 
 class PortState(msgspec.Struct, frozen=True):
-    """What the forwarder sees of a port. ``outcome`` as in :class:`Ack`."""
+    """What the forwarder sees of a port. ``outcome`` as in :class:`Ack`.
+
+    ``mem_region``: netmap's, 0 where the port has none.
+    """
 
     name: str
     outcome: Outcome
@@ -274,6 +285,7 @@ class PortState(msgspec.Struct, frozen=True):
     tx_queues: int
     offloads_ok: bool
     offloads_message: str
+    mem_region: int = 0
 
 
 class BridgeState(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ class Counters:
     kernel_drops: int
     learned: int
     moved: int
+    zero_copy: int
     rx_drops: dict[str, int]
     tx_drops: dict[str, int]
 
@@ -46,6 +47,7 @@ class PortStatus:
     detail: str
     rx_queues: int
     tx_queues: int
+    mem_region: int
 
 
 @dataclass(frozen=True, slots=True)

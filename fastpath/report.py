@@ -75,6 +75,7 @@ def _port_stats(applier: Applier, name: str, slot: int) -> PortStats:
         learned=sums.learned,
         moved=sums.moved,
         queues=_queue_stats(applier, name, slot),
+        zero_copy_frames=sums.zero_copy,
     )
 
 
@@ -172,6 +173,7 @@ def _port_state(applier: Applier, name: str, links: Mapping[int, str]) -> PortSt
         device=links.get(status.ifindex, ""),
         rx_queues=status.rx_queues,
         tx_queues=status.tx_queues,
+        mem_region=status.mem_region,
         offloads_ok=not message,
         offloads_message=message,
     )

@@ -17,6 +17,7 @@ struct burst {
 	uint32_t at;
 	uint32_t space; /* slots from `at` on */
 	uint32_t frames;
+	uint32_t exchanged; /* of the frames */
 	uint64_t bytes;
 	uint64_t deadline_ns; /* 0: nobody has waited yet */
 	bool down;
@@ -60,9 +61,10 @@ static void burst_send(struct burst *burst)
 		burst->report->drops[DROP_LINK_DOWN] += burst->frames;
 	} else {
 		burst->report->sent += burst->frames;
+		burst->report->zero_copy += burst->exchanged;
 		burst->report->sent_bytes += burst->bytes;
 	}
-	burst->frames = 0;
+	burst->frames = burst->exchanged = 0;
 	burst->bytes = 0;
 	burst_look(burst);
 }
@@ -267,6 +269,7 @@ static void burst_frame(struct burst *burst, const struct frame *frame)
 	burst->space -= ring_space(burst->at, at, tx->view.slots);
 	burst->at = at;
 	burst->frames++;
+	burst->exchanged += exchange;
 	burst->bytes += frame->frame_len;
 }
 

@@ -63,9 +63,10 @@ enum port_cap {
 
 struct port_status {
 	bool link_up;
-	bool lost;	  /* the device is gone; only a new acquire brings it back */
-	uint32_t mtu;	  /* bytes of payload behind the Ethernet header; 0: no limit known */
-	uint32_t ifindex; /* 0: no kernel interface */
+	bool lost;	     /* the device is gone; only a new acquire brings it back */
+	uint32_t mtu;	     /* bytes of payload behind the Ethernet header; 0: no limit known */
+	uint32_t ifindex;    /* 0: no kernel interface */
+	uint32_t mem_region; /* of netmap, in which buffers can change hands; 0: none */
 	uint8_t mac[6];
 	uint32_t caps; /* enum port_cap, what is in force now */
 	uint32_t rx_queues;
@@ -100,6 +101,7 @@ struct port_queue {
 struct tx_report {
 	uint32_t sent;
 	uint32_t consumed;   /* answered or used by the driver itself, such as an ARP request */
+	uint32_t zero_copy;  /* of those sent: their buffers changed hands */
 	uint64_t sent_bytes; /* frame bytes, no virtio-net header, tags included */
 	uint32_t drops[DROP_REASONS];
 	struct port_queue *source; /* whose batch is not committed yet, or NULL; see tx_commits */

@@ -343,7 +343,7 @@ static void memory_tx(struct port_queue *queue, struct frame *const *frames, uns
 	uint32_t tail = atomic_load_explicit(ring_shared(&tx->ring->tail), memory_order_acquire);
 	uint32_t slots = tx->slots, vnet_bytes = tx->vnet_bytes;
 	uint32_t space = ring_space(at, tail, slots);
-	uint32_t refused = 0;
+	uint32_t refused = 0, copied = 0;
 	uint64_t bytes = 0;
 
 	for (unsigned i = 0; i < count; i++) {
@@ -367,6 +367,7 @@ static void memory_tx(struct port_queue *queue, struct frame *const *frames, uns
 			at = ring_copy_in(tx->ring, tx->buffers, shape, slots, vnet_bytes, at,
 					  frame);
 			space -= need;
+			copied++;
 		}
 		bytes += frame->frame_len;
 	}
@@ -374,6 +375,7 @@ static void memory_tx(struct port_queue *queue, struct frame *const *frames, uns
 	tx->ring->cur = at;
 	atomic_store_explicit(ring_shared(&tx->ring->head), at, memory_order_release);
 	report->sent += count - refused;
+	report->zero_copy += count - refused - copied;
 	report->sent_bytes += bytes;
 }
 

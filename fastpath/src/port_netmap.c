@@ -376,6 +376,7 @@ static void netmap_poll_status(struct port *port, struct port_status *status)
 	status->rx_queues = port->rx_queue_count;
 	status->tx_queues = netmap->tx_count ? port->tx_queue_count : 0;
 	status->ifindex = netmap->ifindex;
+	status->mem_region = netmap->mem_id;
 	status->link_up = netmap->interface < 0;
 	if (netmap->interface >= 0) {
 		status->lost =

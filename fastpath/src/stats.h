@@ -72,7 +72,8 @@ struct port_counters {
 	uint64_t kernel_drops; /* lost in the kernel's own ring before we saw them: apart */
 	uint64_t learned;      /* FDB entries this port made */
 	uint64_t moved;	       /* FDB entries that moved to this port */
-	uint64_t reserved[5];
+	uint64_t zero_copy;    /* of tx_frames: sent by exchanging buffers, without a copy */
+	uint64_t reserved[4];
 	uint64_t rx_drops[40]; /* by enum drop_reason; DROP_REASONS used */
 	uint64_t tx_drops[40];
 };

@@ -89,6 +89,8 @@ static void tx_send(struct way_out *out, struct frame *const *frames, unsigned c
 	if (report.sent) {
 		counter_add(&out->cell->tx_frames, report.sent);
 		counter_add(&out->cell->tx_bytes, report.sent_bytes);
+		if (report.zero_copy)
+			counter_add(&out->cell->zero_copy, report.zero_copy);
 	}
 	if (report.sent == count)
 		return;

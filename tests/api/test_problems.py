@@ -78,7 +78,7 @@ def test_pointers_lead_to_the_fault(api: Api) -> None:
     problem = check(api.http.put(f"{API}/ports/p1", json=body), 422, "INVALID")
     pointers = {item["pointer"] for item in problem["errors"]}
     assert pointers == {"/spec/backend/queues", "/spec/a~1b~0"}
-    body = {"spec": {"backend": {"type": "netmap"}}}
+    body = {"spec": {"backend": {"type": "bond"}}}
     problem = check(api.http.put(f"{API}/ports/p1", json=body), 422, "INVALID")
     assert problem["errors"][0]["pointer"] == "/spec/backend"
     body = {"spec": {"backend": {"type": "memory"}, "vlan": {"tagged": ["20-10"]}}}

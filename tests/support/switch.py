@@ -58,7 +58,7 @@ def add(a: Counters, b: Counters) -> Counters:
     return Counters(**values)
 
 
-NOTHING = Counters(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, rx_drops={}, tx_drops={})
+NOTHING = Counters(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, rx_drops={}, tx_drops={})
 
 
 @dataclass

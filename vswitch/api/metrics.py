@@ -28,6 +28,7 @@ _PORT_COUNTERS = {
     "kernel_drops": "Frames lost in the kernel's ring, outside the ledger.",
     "learned": "FDB entries the port made.",
     "moved": "FDB entries that moved to the port.",
+    "zero_copy_frames": "Frames sent by exchanging buffers.",
 }
 _LEDGER_COUNTERS = (
     "rx_frames",

@@ -47,6 +47,8 @@ class PortCounters(Output):
     kernel_drops: int = Field(description="Lost in the kernel's ring before we saw them.")
     learned: int
     moved: int
+    zero_copy_frames: int = Field(description="Of tx_frames: sent by exchanging buffers.")
+    copied_frames: int = Field(description="The other tx_frames, whoever copied them.")
     queues: list[QueueCounters]
 
 

@@ -82,6 +82,10 @@ class PortStatus(Output):
     mac: str
     mtu: int = Field(description="0: no limit known.")
     ifindex: int = Field(description="0: no kernel interface.")
+    mem_region: int = Field(
+        description="netmap's memory region: between ports of one, frames change hands without a "
+        "copy. 0: none."
+    )
     capabilities: list[str] = Field(description="What it can take unfinished: csum, tso4, ...")
     rx_queues: int
     tx_queues: int

@@ -19,10 +19,13 @@ from pathlib import Path
 _SYS_NET = Path("/sys/class/net")
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GDRVINFO = 0x03
+_ETHTOOL_GRINGPARAM = 0x10
 _ETHTOOL_GTXCSUM = 0x16
 _ETHTOOL_GTSO = 0x1E
 _ETHTOOL_GGSO = 0x23
 _ETHTOOL_GFLAGS = 0x25
+_ETHTOOL_GGRO = 0x2B
+_FLAG_RXVLAN = 1 << 8
 _FLAG_LRO = 1 << 15
 _IFF_UP = 1
 _IFF_PROMISC = 0x100
@@ -84,6 +87,11 @@ class Interface:
         """LRO: received segments are put together in a way that cannot be undone."""
         return bool(self._feature(_ETHTOOL_GFLAGS) & _FLAG_LRO)
 
+    @property
+    def strips_vlan(self) -> bool:
+        """rxvlan: the tag of a received frame is not in its bytes."""
+        return bool(self._feature(_ETHTOOL_GFLAGS) & _FLAG_RXVLAN)
+
     def unfinished(self) -> Iterator[str]:
         """What a stack that sends through it leaves to the device, in ethtool's words."""
         for word, command in (
@@ -93,6 +101,32 @@ class Interface:
         ):
             if self._feature(command):
                 yield word
+
+    def merged(self) -> Iterator[str]:
+        """What is put together of several received frames, in ethtool's words."""
+        if self.merges:
+            yield "lro"
+        if self._feature(_ETHTOOL_GGRO):
+            yield "gro"
+
+    @property
+    def mtu(self) -> int:
+        return self._number("mtu") or 0
+
+    def queues(self) -> tuple[int, int]:
+        """Receive and transmit queues; 0, 0 where there is no such interface."""
+        with contextlib.suppress(OSError):
+            names = [path.name for path in (_SYS_NET / self.name / "queues").iterdir()]
+            rx = sum(name.startswith("rx-") for name in names)
+            return rx, len(names) - rx
+        return 0, 0
+
+    def slots(self) -> int:
+        """Of its longest ring (struct ethtool_ringparam); 0 where the device does not say."""
+        value = (ctypes.c_uint32 * 9)(_ETHTOOL_GRINGPARAM)
+        if not _ioctl(self.name, ctypes.addressof(value)):
+            return 0
+        return max(int(value[5]), int(value[8]))
 
     def _number(self, attribute: str) -> int | None:
         with contextlib.suppress(OSError, ValueError):

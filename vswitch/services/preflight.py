@@ -10,9 +10,10 @@ from pathlib import Path
 
 from fastpath.protocol import PortState
 from vswitch.kinds import Configuration
-from vswitch.kinds.backends import AfPacket, Monitor, Pcap, Tap, Tun, Veth
+from vswitch.kinds.backends import AfPacket, Monitor, Netmap, Pcap, Tap, Tun, Veth
 from vswitch.kinds.port import PortSpec
 from vswitch.services.interfaces import Interface
+from vswitch.services.netmap import interface_hurdles, memory_hurdles
 from vswitch.services.tunnels import narrow
 from vswitch.values import parse_endpoint
 from vswitch.view import View
@@ -119,6 +120,8 @@ def _host(configuration: Configuration, view: View) -> Iterator[Finding]:
             "/dev/net/tun is missing: no TAP or TUN can be made.",
             "modprobe tun; container: --device /dev/net/tun",
         )
+    for hurdle in memory_hurdles(configuration):
+        yield Finding(hurdle.code, hurdle.severity, "host", hurdle.message, hurdle.fix)
     if view.welcome is not None:
         used = {backend.type for backend in backends}
         for name, missing in sorted(view.welcome.port_types.items()):
@@ -166,13 +169,7 @@ def _port(name: str, spec: PortSpec, view: View) -> Iterator[Finding]:
     if isinstance(backend, AfPacket):
         interface = Interface(backend.ifname)
         if not interface.exists():
-            yield Finding(
-                "IFACE_NOT_FOUND",
-                "error",
-                where,
-                f"There is no interface {backend.ifname} on this host.",
-                "ip link show",
-            )
+            yield _no_interface(where, backend.ifname)
             return
         yield from _interface(where, interface, spec, view.ports.get(name))
     elif isinstance(backend, Veth):
@@ -187,6 +184,8 @@ def _port(name: str, spec: PortSpec, view: View) -> Iterator[Finding]:
             )
         elif interface.exists():
             yield from _interface(where, interface, spec, view.ports.get(name))
+    elif isinstance(backend, Netmap) and (ifname := backend.parsed.port.ifname):
+        yield from _netmap(where, Interface(ifname), backend, view.ports.get(name))
     elif isinstance(backend, Monitor) and spec.bridge is None:
         yield Finding(
             "MONITOR_WITHOUT_BRIDGE",
@@ -197,6 +196,31 @@ def _port(name: str, spec: PortSpec, view: View) -> Iterator[Finding]:
         )
     elif isinstance(backend, Pcap) and backend.in_ is None and backend.rate is not None:
         yield Finding("RATE_UNUSED", "info", where, "`rate` has no meaning without `in`.")
+
+
+def _netmap(
+    where: str, interface: Interface, backend: Netmap, state: PortState | None
+) -> Iterator[Finding]:
+    spec = backend.parsed
+    if spec.port.pipe:
+        return  # a pipe is beside an interface, and needs none
+    if not interface.exists():
+        yield _no_interface(where, interface.name)
+        return
+    if state is not None and state.outcome.ok and spec.nic and not spec.monitor:
+        yield _promiscuity(where, interface)
+    for hurdle in interface_hurdles(spec, interface):
+        yield Finding(hurdle.code, hurdle.severity, where, hurdle.message, hurdle.fix)
+
+
+def _no_interface(where: str, ifname: str) -> Finding:
+    return Finding(
+        "IFACE_NOT_FOUND",
+        "error",
+        where,
+        f"There is no interface {ifname} on this host.",
+        "ip link show",
+    )
 
 
 def _interface(

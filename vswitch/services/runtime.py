@@ -19,6 +19,7 @@ from vswitch.kinds.fdb import FdbStatus
 from vswitch.kinds.port import LastError, PortSpec, PortStatus
 from vswitch.kinds.resource import Condition
 from vswitch.problems import Problem, fastpath_down, not_found
+from vswitch.services.netmap import idle_host_rings
 from vswitch.services.preflight import fixing_commands
 from vswitch.services.tunnels import narrow
 from vswitch.values import now
@@ -116,6 +117,7 @@ class Runtime:
             mac=state.mac if state else "",
             mtu=state.mtu if state else 0,
             ifindex=state.ifindex if state else 0,
+            mem_region=state.mem_region if state else 0,
             capabilities=list(state.caps) if state else [],
             rx_queues=state.rx_queues if state else 0,
             tx_queues=state.tx_queues if state else 0,
@@ -150,6 +152,8 @@ class Runtime:
             facts["LinkUp"] = _link(known_state, stored.spec)
             facts["OffloadsSafe"] = _offloads(known_state)
             facts["PrivilegesOk"] = _privileges(outcome) if known else _UNKNOWN
+            if (ifname := idle_host_rings(stored.spec, self._current())) is not None:
+                facts["HostRingsIdle"] = _idle(ifname)
             if stored.spec.backend.sockets():
                 facts["MtuFits"] = self._mtu(stored, view, known_state)
         return [self._stamped(stored, kind, fact) for kind, fact in facts.items()]
@@ -277,6 +281,14 @@ def _offloads(state: PortState | None) -> _Facts:
         return ("True", "OFFLOADS_SAFE", state.offloads_message, "")
     hint = fixing_commands(state.offloads_message) or ""
     return ("False", "OFFLOADS_ENABLED", state.offloads_message, hint)
+
+
+def _idle(ifname: str) -> _Facts:
+    text = (
+        f"netmap takes what the host sends through {ifname} only while a ring of the interface "
+        "itself is in netmap mode, and no port here opens one."
+    )
+    return ("True", "HOST_RINGS_IDLE", text, f"use netmap:{ifname}*, or add a port netmap:{ifname}")
 
 
 def _privileges(outcome: Outcome) -> _Facts:
