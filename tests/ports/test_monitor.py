@@ -195,12 +195,15 @@ def test_filters_choose(scene: Scene) -> None:
 def check_excess(scene: Scene, monitor: Attached, count: int, direction: str) -> None:
     """p1 and p2 do not notice; of `count` frames each was copied or counted as too many."""
     switch = scene.switch
+    wait_until(
+        lambda: switch.counters(monitor).rx_frames >= count, 10, f"the books of all {direction}"
+    )
     switch.settle()
     received, sent = switch.counters(scene.p1), switch.counters(scene.p2)
     assert (received.rx_frames, received.rx_drops) == (count, {})
     assert (sent.tx_frames, sent.tx_drops) == (count, {})
     counters = switch.counters(monitor)
-    assert counters.rx_frames == count, direction
+    assert counters.rx_frames == count
     assert set(counters.rx_drops) == {"monitor_full"}
     assert 0 < counters.rx_drops["monitor_full"] < count
 
