@@ -60,7 +60,7 @@ def configure(client: Client, net: Underlay, tunnelled: int) -> None:
 
 @pytest.mark.parametrize("tunnelled", [0, 1], ids=["out-of-the-tunnel", "into-the-tunnel"])
 def test_T4_forwarder_killed_under_traffic(net: Underlay, path: FastPath, tunnelled: int) -> None:
-    """Within the queue's bound nothing is lost but the batch that a dead process had in hand, and no
+    """Within the queue's bound nothing is lost but the batch that a dead process had in hand; no
     frame comes twice."""
     with path.client() as client:
         configure(client, net, tunnelled)
