@@ -128,6 +128,7 @@ class Keeper:
     def run(self) -> int:
         """Until SIGTERM or SIGINT."""
         rights.take_precedence(rights.NICE)
+        native.port_prepare()
         native.sandbox_limit(sum(1 << capability for capability in rights.KEEPER))
         self._rundir.write_pid("keeper", os.getpid())
         wake = self._catch_signals()

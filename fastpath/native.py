@@ -110,6 +110,11 @@ def port_types() -> tuple[str, ...]:
     return tuple(result)
 
 
+def port_prepare() -> None:
+    """What ports need that the keeper's rights will not be enough for later."""
+    lib.port_prepare()
+
+
 def netmap_device_use(address: int) -> None:
     """For tests: a ``struct netmap_device`` in this process; 0: the kernel's again."""
     lib.netmap_device_use(ffi.cast("struct netmap_device *", address))

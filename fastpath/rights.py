@@ -13,16 +13,15 @@ CAP_SETPCAP = 8
 CAP_NET_ADMIN = 12
 CAP_NET_RAW = 13
 CAP_SYS_NICE = 23
-CAP_BPF = 39
 
 # Of keeper and forwarder's control thread: they sleep until somebody died or asks.
 NICE = -10
 # Of a forwarder that is being loaded, as far as SYS_NICE lets it return.
 NICE_LOADING = 5
 
-# What a keeper that was started as root goes on with: its job (NET_*; BPF to load the program of
-# fanout ebpf), giving the forwarder its user (SET*), ending it (KILL), loading it in the
-# background (SYS_NICE), its own files in directories of the control plane (CHOWN, DAC_OVERRIDE).
+# What a keeper that was started as root goes on with: its job (NET_*), giving the forwarder its
+# user (SET*), ending it (KILL), loading it in the background (SYS_NICE), its own files in
+# directories of the control plane (CHOWN, DAC_OVERRIDE).
 KEEPER = (
     CAP_CHOWN,
     CAP_DAC_OVERRIDE,
@@ -33,7 +32,6 @@ KEEPER = (
     CAP_NET_ADMIN,
     CAP_NET_RAW,
     CAP_SYS_NICE,
-    CAP_BPF,
 )
 
 

@@ -261,6 +261,7 @@ int af_set_u32(int fd, int level, int option, const char *what, uint32_t value, 
 /* af_packet_fanout.c: the socket's filter; then, with all sockets bound, their group. */
 int af_filter_attach(int fd, const struct af_wanted *wanted, struct error *err);
 int af_filter_mute(int fd, struct error *err);
+void af_packet_prepare(void);
 int af_fanout_join(const int *rx, const struct af_wanted *wanted, const struct af_opened *opened,
 		   struct error *err);
 

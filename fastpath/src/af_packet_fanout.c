@@ -126,8 +126,11 @@ static const struct bpf_insn hash_program[] = {
     EBPF(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
 };
 
+/* Loaded once; the keeper holds it as long as it lives. */
+static int hash_program_fd = -1;
+
 /* Needs CAP_BPF, or a kernel that lets everybody load programs. */
-static int hash_program_load(struct error *err)
+static int hash_program_load(void)
 {
 	union bpf_attr attr = {
 	    .prog_type = BPF_PROG_TYPE_SOCKET_FILTER,
@@ -135,39 +138,44 @@ static int hash_program_load(struct error *err)
 	    .insns = (uintptr_t)hash_program,
 	    .license = (uintptr_t) "MIT",
 	};
-	long fd = syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr));
 
-	if (fd >= 0)
-		return (int)fd;
-	if (errno == EPERM)
+	if (hash_program_fd < 0)
+		hash_program_fd = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr));
+	return hash_program_fd;
+}
+
+void af_packet_prepare(void)
+{
+	hash_program_load();
+}
+
+static int hash_program_give(int member, struct error *err)
+{
+	int fd = hash_program_load();
+
+	if (fd < 0 && errno == EPERM)
 		return error_named(err, EPERM, "PRIVILEGE_MISSING",
-				   "af_packet: fanout ebpf needs the capability BPF");
-	return error_set(err, errno, "af_packet: fanout ebpf: %s", strerror(errno));
+				   "af_packet: fanout ebpf: when the keeper starts it needs the "
+				   "capability BPF");
+	if (fd < 0 || setsockopt(member, SOL_PACKET, PACKET_FANOUT_DATA, &fd, sizeof(fd)))
+		return error_set(err, errno, "af_packet: fanout ebpf: %s", strerror(errno));
+	return 0;
 }
 
 /* Of the group, once a member is in it. */
 static int program_give(int member, const struct af_wanted *wanted, struct error *err)
 {
-	int fd, rc = 0;
+	struct sock_fprog program = {0};
 
-	if (wanted->fanout == PACKET_FANOUT_CBPF) {
-		struct sock_fprog program = {.len = (uint16_t)wanted->fanout_program->count,
-					     .filter = wanted->fanout_program->code};
-
-		if (setsockopt(member, SOL_PACKET, PACKET_FANOUT_DATA, &program, sizeof(program)))
-			return error_set(err, errno, "af_packet: fanout_program: %s",
-					 strerror(errno));
+	if (wanted->fanout == PACKET_FANOUT_EBPF)
+		return hash_program_give(member, err);
+	if (wanted->fanout != PACKET_FANOUT_CBPF)
 		return 0;
-	}
-	if (wanted->fanout != PACKET_FANOUT_EBPF)
+	program.len = (uint16_t)wanted->fanout_program->count;
+	program.filter = wanted->fanout_program->code;
+	if (!setsockopt(member, SOL_PACKET, PACKET_FANOUT_DATA, &program, sizeof(program)))
 		return 0;
-	fd = hash_program_load(err);
-	if (fd < 0)
-		return fd;
-	if (setsockopt(member, SOL_PACKET, PACKET_FANOUT_DATA, &fd, sizeof(fd)))
-		rc = error_set(err, errno, "af_packet: fanout ebpf: %s", strerror(errno));
-	close(fd); /* the group has its own reference */
-	return rc;
+	return error_set(err, errno, "af_packet: fanout_program: %s", strerror(errno));
 }
 
 /* --- groups -------------------------------------------------------------------------------- */

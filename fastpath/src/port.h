@@ -111,6 +111,10 @@ struct port_ops {
 	const char *type;	    /* the word of the API: "af_packet" */
 	const char *const *options; /* names acquire and attach know, NULL at the end; NULL: any */
 
+	/* Keeper, once, before it gives away all rights but those that acquire needs. May be NULL.
+	 */
+	void (*prepare)(void);
+
 	/*
 	 * Keeper. Opens everything; on failure leaves nothing open. NULL: the port needs no
 	 * privilege, and attach is called with an empty fds.
@@ -211,7 +215,8 @@ const struct port_ops *port_type_find(const char *type);
 /* Names of all types, NULL at the end. */
 const char *const *port_type_names(void);
 
-/* What the keeper calls; they find the type and check the option names. */
+/* What the keeper calls: at its start; then these, which find the type and check option names. */
+void port_prepare(void);
 int port_acquire(const char *type, const struct port_options *options, struct port_fds *fds,
 		 struct error *err);
 void port_release(const char *type, const struct port_options *options, const struct port_fds *fds);

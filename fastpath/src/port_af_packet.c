@@ -389,6 +389,7 @@ static void af_packet_poll_status(struct port *port, struct port_status *status)
 const struct port_ops port_af_packet_ops = {
     .type = "af_packet",
     .options = af_option_names,
+    .prepare = af_packet_prepare,
     .acquire = af_packet_acquire,
     .attach = af_packet_attach,
     .detach = af_packet_detach,

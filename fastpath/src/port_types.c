@@ -33,6 +33,14 @@ const struct port_ops *port_type_find(const char *type)
 	return NULL;
 }
 
+void port_prepare(void)
+{
+	for (unsigned i = 0; i < PORT_TYPES; i++) {
+		if (port_types[i]->prepare)
+			port_types[i]->prepare();
+	}
+}
+
 const char *const *port_type_names(void)
 {
 	static const char *names[PORT_TYPES + 1];

@@ -3,16 +3,12 @@ preflight says."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastpath.protocol import WirePort
 from tests.api.conftest import API, Api
-from tests.support.topology import end_process, wait_until
 
 
 @pytest.mark.parametrize(
@@ -83,27 +79,3 @@ def test_what_the_driver_gets(api: Api) -> None:
         name: value for name, value in backend.items() if name != "geometry"
     }
     assert read["geometry"] == {"block_bytes": 65536, "blocks": 16, "frame_bytes": None}
-
-
-@pytest.mark.root
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv of util-linux")
-def test_P9_preflight_names_the_missing_capability(api: Api) -> None:
-    backend = {"type": "af_packet", "ifname": "e0", "queues": 2, "fanout": "ebpf"}
-    api.port("p1", bridge=None, backend=backend)
-    api.port("p2", bridge=None, backend={**backend, "ifname": "e1", "fanout": "hash"})
-    keeper = subprocess.Popen(["setpriv", "--reuid=65534", "--clear-groups", "sleep", "60"])
-    pid_file = api.settings.run_dir / "keeper.pid"
-    try:
-        pid_file.write_text(str(keeper.pid))
-        wait_until(lambda: "\nCapEff:\t0000000000000000" in status_of(keeper.pid), 5, "no rights")
-        found = api("GET", "/system/preflight")["findings"]
-    finally:
-        end_process(keeper)
-        pid_file.unlink()
-    missing = [finding for finding in found if "CAP_BPF" in finding["message"]]
-    assert [finding["object"] for finding in missing] == ["ports/p1"]
-    assert "--cap-add BPF" in missing[0]["fix"]
-
-
-def status_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/status").read_text()

@@ -41,12 +41,12 @@ def path(net: Topology, tmp_path: Path) -> Iterator[FastPath]:
         yield started
 
 
-def configure(client: Client, net: Topology) -> None:
+def configure(client: Client, net: Topology, **options: str) -> None:
     ack = client.apply(
         [
             bridge("br0"),
             *(
-                port(f"p{i}", "af_packet", "br0", options={"ifname": ifname})
+                port(f"p{i}", "af_packet", "br0", options={"ifname": ifname, **options})
                 for i, ifname in enumerate(net.switch_ifs)
             ),
         ]
@@ -93,6 +93,30 @@ def test_forwarder_killed_twenty_times(net: Topology, path: FastPath) -> None:
     # Counters went on where the killed ones stopped: every frame of every run is in them.
     assert ledger.rx_frames >= arrived
     assert sum(p.tx_frames for p in stats.ports) >= arrived
+
+
+@pytest.mark.parametrize("version", ["1", "2", "3"])
+def test_P8_forwarder_killed_while_it_sends_through_a_ring(
+    version: str, net: Topology, path: FastPath
+) -> None:
+    """The next one finishes what was begun in the ring's slots."""
+    with path.client() as client:
+        configure(client, net, version=version, ring="both")
+    usual_loss = undisturbed_loss(net, path)
+    path.wait_standby()
+    traffic = Traffic(net, path, 4)
+    kills: list[int] = []
+    while traffic.running and len(kills) < 3:
+        kills.append(time.time_ns())
+        path.wait_replaced(path.kill_forwarder())
+        path.wait_standby()
+    lost, report = traffic.result()
+    at_kills, other = pauses_ms(report, kills)
+    assert kills
+    assert lost_by_us(lost, report, other) <= usual_loss, (lost, at_kills, report)
+    assert report["duplicates"] == 0
+    with path.client() as client:
+        client.check_ledger()
 
 
 def test_keeper_killed_then_forwarder(net: Topology, path: FastPath) -> None:

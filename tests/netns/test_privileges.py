@@ -350,6 +350,21 @@ def test_without_root_memory_works_and_devices_say_what_is_missing(home: Path) -
             assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
 
+def test_P9_fanout_ebpf_needs_bpf_when_the_keeper_starts(home: Path) -> None:
+    """Started with it, the keeper gives it away and still opens such ports."""
+    without = ("setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin")
+    options = {"queues": "2", "fanout": "ebpf"}
+    with Topology(hosts=1, addresses=False) as net:
+        device = port("p", "af_packet", options={"ifname": net.switch_ifs[0], **options})
+        for number, (prefix, code) in enumerate((((), ""), (without, "PRIVILEGE"))):
+            place = home / str(number)
+            place.mkdir()
+            with FastPath(place, netns=net.switch, prefix=prefix) as path, path.client() as client:
+                outcome = client.apply([device]).outcomes["port/p"]
+                assert outcome.code == code
+                assert ("capability BPF" in outcome.message) == (code != "")
+
+
 # --- processes that end or hang -----------------------------------------------------------------
 
 

@@ -18,10 +18,9 @@ from vswitch.services.tunnels import narrow
 from vswitch.values import parse_endpoint
 from vswitch.view import View
 
-_BPF_GUARD = Path("/proc/sys/kernel/unprivileged_bpf_disabled")
+_BPF_HINT = "systemd: AmbientCapabilities=CAP_BPF; container: --cap-add BPF"
 _COMMAND = re.compile(r"ethtool -K \S+(?: [a-z-]+ off)+")
 _CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
-_CAP_BPF, _CAP_SYS_ADMIN = 39, 21
 _NET_ADMIN_HINT = (
     "systemd: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW; container: --cap-add NET_ADMIN,NET_RAW"
 )
@@ -37,11 +36,7 @@ class Finding:
 
 
 def findings(configuration: Configuration, view: View, run_dir: Path) -> list[Finding]:
-    found = [
-        *_forwarder(view),
-        *_keeper(configuration, run_dir),
-        *_host(configuration, view),
-    ]
+    found = [*_forwarder(view), *_keeper(run_dir), *_host(configuration, view)]
     for name in sorted(configuration.ports):
         ours = list(_port(name, configuration.ports[name].spec, view))
         known = {finding.code for finding in ours}
@@ -69,7 +64,7 @@ def _forwarder(view: View) -> Iterator[Finding]:
         )
 
 
-def _keeper(configuration: Configuration, run_dir: Path) -> Iterator[Finding]:
+def _keeper(run_dir: Path) -> Iterator[Finding]:
     """The keeper's capabilities, from its /proc entry."""
     try:
         pid = int((run_dir / "keeper.pid").read_text())
@@ -87,24 +82,6 @@ def _keeper(configuration: Configuration, run_dir: Path) -> Iterator[Finding]:
             "memory, monitor, null, pcap, udp and vxlan ports only.",
             _NET_ADMIN_HINT,
         )
-    if not (effective >> _CAP_BPF | effective >> _CAP_SYS_ADMIN) & 1 and _BPF_GUARD.exists():
-        yield from _no_bpf(configuration)
-
-
-def _no_bpf(configuration: Configuration) -> Iterator[Finding]:
-    """Ports whose fanout is a program that only CAP_BPF may load."""
-    if _BPF_GUARD.read_text().strip() == "0":
-        return  # everybody may
-    for name in sorted(configuration.ports):
-        backend = configuration.ports[name].spec.backend
-        if isinstance(backend, AfPacket) and backend.fanout == "ebpf" and backend.queues > 1:
-            yield Finding(
-                "PRIVILEGES",
-                "error",
-                f"ports/{name}",
-                "The keeper lacks CAP_BPF, which fanout ebpf needs; hash or cbpf work without.",
-                "systemd: AmbientCapabilities=CAP_BPF; container: --cap-add BPF",
-            )
 
 
 def _host(configuration: Configuration, view: View) -> Iterator[Finding]:
@@ -130,6 +107,15 @@ def _host(configuration: Configuration, view: View) -> Iterator[Finding]:
                 yield Finding("PORT_TYPE_UNAVAILABLE", severity, "host", f"{name}: {missing}")
 
 
+def _fix(spec: PortSpec, code: str) -> str | None:
+    """What to do about an outcome, where it is always the same."""
+    if code == "ADDRESS_NOT_LOCAL":
+        return _address_command(spec)
+    if code == "PRIVILEGE" and isinstance(spec.backend, AfPacket) and spec.backend.fanout == "ebpf":
+        return _BPF_HINT
+    return None
+
+
 def _address_command(spec: PortSpec) -> str | None:
     """Which interface the address of a tunnel belongs on is the administrator's to say."""
     for endpoint in spec.backend.sockets():
@@ -149,7 +135,7 @@ def _forwarders_word(name: str, spec: PortSpec, view: View) -> Iterator[Finding]
             "error",
             f"ports/{name}",
             ": ".join(part for part in (state.outcome.message, state.outcome.hint) if part),
-            _address_command(spec) if state.outcome.code == "ADDRESS_NOT_LOCAL" else None,
+            _fix(spec, state.outcome.code),
         )
     if not state.offloads_ok:
         message = state.offloads_message
