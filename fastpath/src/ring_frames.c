@@ -80,6 +80,7 @@ uint32_t ring_copy_in(struct netmap_ring *ring, uint8_t *buffers, struct ring_sh
 	struct netmap_slot *slot = &ring->slot[at];
 	uint8_t *to = slot_buffer(buffers, shape, slot);
 	uint32_t used = vnet_bytes;
+	uint16_t mark = frame->flags & FRAME_SENT_COPY ? NS_TXMON : 0;
 
 	if (used)
 		memcpy(to, &frame->offload, sizeof(frame->offload));
@@ -92,7 +93,7 @@ uint32_t ring_copy_in(struct netmap_ring *ring, uint8_t *buffers, struct ring_sh
 
 			if (!part) {
 				slot->len = (uint16_t)shape.buffer_bytes;
-				slot->flags = NS_MOREFRAG;
+				slot->flags = NS_MOREFRAG | mark;
 				at = ring_slot_next(at, slots);
 				slot = &ring->slot[at];
 				to = slot_buffer(buffers, shape, slot);
@@ -108,6 +109,6 @@ uint32_t ring_copy_in(struct netmap_ring *ring, uint8_t *buffers, struct ring_sh
 		}
 	}
 	slot->len = (uint16_t)used;
-	slot->flags = 0;
+	slot->flags = mark;
 	return ring_slot_next(at, slots);
 }
