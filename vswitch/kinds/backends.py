@@ -177,8 +177,8 @@ class AfPacket(_Backend):
     )
     ring: Literal["rx", "tx", "both"] = Field(
         "rx",
-        description="Which rings it has. rx: frames are sent in batches of sendmmsg, the faster "
-        "way. both: through a ring, too. tx: it only sends.",
+        description="Which rings it has. rx: it sends batches of messages. both: it sends through "
+        "a ring, too. tx: it only sends.",
     )
     geometry: RingGeometry = Field(
         default_factory=RingGeometry,
