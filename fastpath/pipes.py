@@ -42,21 +42,20 @@ def problem(options: Mapping[str, str]) -> str:
 
 def share(options: Mapping[str, str], held: Collection[Held]) -> tuple[list[int], str] | None:
     """Copies of the other end's fds and its state; None: there is no other end."""
-    for bundle, fds in held:
-        if bundle.type != PIPE or bundle.options.get("name") != options["name"]:
-            continue
-        if bundle.options["end"] == options["end"]:
-            raise PipeError(
-                "PORT_BUSY",
-                f"the {options['end']} end of pipe {options['name']} is port {bundle.name}",
-            )
+    ends = {
+        bundle.options["end"]: (bundle, fds)
+        for bundle, fds in held
+        if bundle.type == PIPE and bundle.options.get("name") == options["name"]
+    }
+    if options["end"] in ends:
+        taken = ends[options["end"]][0]
+        text = f"the {options['end']} end of pipe {options['name']} is port {taken.name}"
+        raise PipeError("PORT_BUSY", text)
+    for bundle, fds in ends.values():
         for word in GEOMETRY:
             if bundle.options.get(word) != options.get(word):
-                raise PipeError(
-                    "CONFLICT",
-                    f"port {bundle.name}, the other end of pipe {options['name']}, has other "
-                    f"{word}",
-                )
+                text = f"port {bundle.name}, the other end of pipe {options['name']}, has other"
+                raise PipeError("CONFLICT", f"{text} {word}")
         return _copies(fds), bundle.state
     return None
 

@@ -67,6 +67,17 @@ def test_an_end_is_one_port(api: Api) -> None:
     assert refusal(api, "PATCH", "/ports/n", {"bridge": "br0"}) == {"/spec/bridge": "CONFLICT"}
 
 
+def test_preflight_names_a_lone_end(api: Api) -> None:
+    api.bridge("br0")
+    api.port("m", "br0", backend=pipe("x", "master", queues=2))
+    found = {item["code"]: item for item in api("GET", "/system/preflight")["findings"]}
+    assert found["PIPE_LONE"]["object"] == "ports/m"
+    assert "-b name=x -b end=slave -b queues=2" in found["PIPE_LONE"]["fix"]
+    api.port("s", None, backend=pipe("x", "slave", queues=2))
+    found = {item["code"]: item for item in api("GET", "/system/preflight")["findings"]}
+    assert "PIPE_LONE" not in found
+
+
 @pytest.mark.parametrize(
     ("backend", "pointer"),
     [

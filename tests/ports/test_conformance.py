@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.pipe_rig import Pipe4Rig
 from tests.support.rigs import (
     NETDEV_RIGS,
     RIGS,
@@ -246,13 +247,13 @@ def by_flow(frames: Iterable[bytes]) -> dict[bytes, list[int]]:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("kind", [Tap4Rig, AfPacket4Rig, AfPacketV34Rig])
+@pytest.mark.parametrize("kind", [Tap4Rig, AfPacket4Rig, AfPacketV34Rig, Pipe4Rig])
 def test_many_queues(
-    kind: type[NetdevRig], switch: Switch, inside: Attached, tmp_path: Path
+    kind: Callable[[Path], Rig], switch: Switch, inside: Attached, tmp_path: Path
 ) -> None:
     """Flows keep their order and spread; the queues' counters are the port's."""
     flows, each = 200, 20
-    with contextlib.closing(kind(tmp_path)) as rig:  # type: ignore[call-arg]
+    with contextlib.closing(kind(tmp_path)) as rig:
         for _ in range(2):  # reopened, too
             attached = switch.attach(rig.open())
             queues = switch.status(attached).rx_queues
@@ -308,6 +309,17 @@ def test_full_memory_ring_towards_the_switch(switch: Switch, tmp_path: Path) -> 
     assert switch.counters(attached).rx_frames == 0
     switch.publish()
     wait_until(lambda: switch.counters(attached).rx_frames == 127, 10, "the ring is read")
+
+
+@pytest.mark.parametrize("name", ["pipe", "vale"])
+def test_full_pipe(name: str, switch: Switch, inside: Attached, tmp_path: Path) -> None:
+    """A pipe waits before it drops, a port of a VALE switch does not; both count what they drop."""
+    with contextlib.closing(RIGS[name](tmp_path)) as rig:
+        switch.attach(rig.open({"slots": "128"}))
+        assert overflow(switch, inside, rig, 1000) == 1000 - 127
+        assert rig.receive(switch, 127) == [frame(n, 100) for n in range(127)]
+        switch.send(inside, [frame(1)])
+        assert rig.receive(switch, 1) == [frame(1)]
 
 
 def test_full_file(switch: Switch, inside: Attached, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_names_that_no_interface_has(name: str) -> None:
 
 @pytest.fixture
 def opener(tmp_path: Path) -> Opener:
-    types = ("af_packet", "memory", "pcap", "tap", "tun")
+    types = ("af_packet", "memory", "pcap", "pipe", "tap", "tun")
     return Opener(Policy(deny=("secret*",)), tmp_path / "pcap", tmp_path / "run", types)
 
 
@@ -67,6 +67,10 @@ def opener(tmp_path: Path) -> Opener:
         ("pcap", {"out": "x", "directory": "/"}, "INVALID"),
         ("memory", {"x": "y" * 20000}, "INVALID"),
         ("memory", {str(n): "" for n in range(100)}, "INVALID"),
+        ("pipe", {"name": "x"}, "INVALID"),
+        ("pipe", {"name": "x", "end": "middle"}, "INVALID"),
+        ("pipe", {"name": "../x", "end": "slave"}, "INVALID"),
+        ("pipe", {"name": "x:y", "end": "slave"}, "INVALID"),
     ],
 )
 def test_requests_that_are_refused_before_anything_is_opened(
@@ -88,6 +92,39 @@ def test_what_a_forwarder_hands_back_is_checked_like_a_request(opener: Opener) -
     assert not sound("veth", {"name": "secret0", "peer": "x"}, "af_packet", {"ifname": "secret0"})
     assert sound("pcap", {"in": "a"}, "pcap", {"in": "a", "directory": str(opener.pcap_directory)})
     assert not sound("pcap", {"in": "a"}, "pcap", {"in": "a", "directory": "/"})
+
+
+def test_both_ends_of_a_pipe_have_the_same_memory(opener: Opener) -> None:
+    """Wherever the first end's bundle came from; and no end is given twice."""
+
+    def end(word: str, **more: str) -> dict[str, str]:
+        return {"name": "x", "end": word, **more}
+
+    master = opener.open("m", "pipe", end("master"))
+    other = opener.open("n", "pipe", {"name": "y", "end": "slave"}, [master])
+    slave = opener.open("s", "pipe", end("slave"), [other, master])
+    inodes = {os.fstat(fds[0]).st_ino for _, fds in (master, slave)}
+    assert len(inodes) == 1
+    assert os.fstat(other[1][0]).st_ino not in inodes
+    assert not set(master[1]) & set(slave[1]), "each bundle closes its own"
+    assert slave[0].state == master[0].state
+    assert opener.sound(slave[0])
+    held = [master, other, slave]
+    for options, expected in (
+        (end("slave"), "PORT_BUSY"),
+        (end("slave", queues="2"), "PORT_BUSY"),
+    ):
+        with pytest.raises(OpenError) as refused:
+            opener.open("again", "pipe", options, held)
+        assert refused.value.code == expected
+    with pytest.raises(OpenError) as refused:
+        opener.open("again", "pipe", end("slave", queues="2"), [master])
+    assert refused.value.code == "CONFLICT"
+    opener.release(*master)
+    again = opener.open("m", "pipe", end("master"), [other, slave])
+    assert os.fstat(again[1][0]).st_ino in inodes, "the slave kept it"
+    for bundle, fds in (again, other, slave):
+        opener.release(bundle, fds)
 
 
 def test_marks_tell_instances_and_ports_apart() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastpath.protocol import PortState
 from vswitch.kinds import Configuration
-from vswitch.kinds.backends import AfPacket, Monitor, Netmap, Pcap, Tap, Tun, Veth
+from vswitch.kinds.backends import AfPacket, Monitor, Netmap, Pcap, Pipe, Tap, Tun, Veth
 from vswitch.kinds.port import PortSpec
 from vswitch.services.interfaces import Interface
 from vswitch.services.netmap import interface_hurdles, memory_hurdles
@@ -44,7 +44,29 @@ def findings(configuration: Configuration, view: View, run_dir: Path) -> list[Fi
         spec = configuration.ports[name].spec
         found += [word for word in _forwarders_word(name, spec, view) if word.code not in known]
         found += _tunnel(name, configuration, view)
+    found += _lone_ends(configuration)
     return found
+
+
+def _lone_ends(configuration: Configuration) -> Iterator[Finding]:
+    """Pipes of which only one end is a port."""
+    pipes = {
+        (backend.name, backend.end): (name, backend)
+        for name, stored in sorted(configuration.ports.items())
+        if isinstance(backend := stored.spec.backend, Pipe)
+    }
+    for (pipe, end), (name, backend) in pipes.items():
+        other = "slave" if end == "master" else "master"
+        if (pipe, other) not in pipes:
+            queues = f" -b queues={backend.queues}" if backend.queues > 1 else ""
+            yield Finding(
+                "PIPE_LONE",
+                "warning",
+                f"ports/{name}",
+                f"No port is the {other} end of pipe {pipe}: what {name} sends fills the pipe.",
+                f"vswitch port create {name}-{other} --type pipe -b name={pipe} -b end={other}"
+                f"{queues} --bridge BRIDGE",
+            )
 
 
 def fixing_commands(text: str) -> str | None:
