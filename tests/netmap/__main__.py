@@ -25,8 +25,8 @@ test-netmap: boots a kernel under QEMU and checks the netmap ports there. It nee
 
   NETMAP_KERNEL   the kernel to boot, boot/vmlinuz-VERSION of an unpacked kernel package
                   (apt-get download linux-image-VERSION-unsigned; dpkg -x FILE DIRECTORY)
-  NETMAP_KO       the public netmap module, built for that kernel; more modules that were built
-                  with it (a network driver made for netmap) may follow, separated by colons
+  NETMAP_KO       the public netmap module, built for that kernel; network drivers are the
+                  kernel's own, which netmap serves through its emulated adapter
   NETMAP_MODULES  optional: the kernel package's lib/modules/VERSION, for the modules veth and tun;
                   looked for beside NETMAP_KERNEL
 
@@ -65,10 +65,10 @@ def needed_by(module: Path) -> list[str]:
     return [name for name in (found[1].decode() if found else "").split(",") if name]
 
 
-def module_order(given: list[Path], directory: Path) -> list[Path]:
-    """The given modules and MODULES, each behind what it depends on."""
+def module_order(given: Path, directory: Path) -> list[Path]:
+    """The given module and MODULES, each behind what it depends on."""
     files = {path.stem.replace("-", "_"): path for path in directory.rglob("*.ko")}
-    files |= {path.stem.replace("-", "_"): path for path in given}
+    files["netmap"] = given
 
     def with_needs(name: str) -> Iterator[str]:
         if name not in files:
@@ -77,8 +77,7 @@ def module_order(given: list[Path], directory: Path) -> list[Path]:
             yield from with_needs(need.replace("-", "_"))
         yield name
 
-    wanted = [path.stem.replace("-", "_") for path in given] + list(MODULES)
-    order = dict.fromkeys(name for start in wanted for name in with_needs(start))
+    order = dict.fromkeys(name for start in ("netmap", *MODULES) for name in with_needs(start))
     return [files[name] for name in order]
 
 
@@ -89,15 +88,10 @@ def say(line: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     kernel = setting("NETMAP_KERNEL")
-    if not os.environ.get("NETMAP_KO"):
-        raise UsageError("NETMAP_KO is not set")
-    given = [Path(path).resolve() for path in os.environ["NETMAP_KO"].split(":")]
-    for path in given:
-        if not path.is_file():
-            raise UsageError(f"NETMAP_KO: there is no {path}")
+    module = setting("NETMAP_KO")
     if shutil.which(machine.PROGRAM) is None:
         raise UsageError(f"{machine.PROGRAM} is missing")
-    modules = module_order(given, module_directory(kernel))
+    modules = module_order(module, module_directory(kernel))
     console = image.ROOT / "build/netmap-console.txt"
     with tempfile.TemporaryDirectory(prefix="vswitch-netmap-") as home:
         initramfs = Path(home, "initramfs")
