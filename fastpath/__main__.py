@@ -23,6 +23,9 @@ def _parser() -> argparse.ArgumentParser:
         "--allow", action="append", default=[], metavar="PATTERN", help="interfaces; default: all"
     )
     keeper.add_argument("--deny", action="append", default=[], metavar="PATTERN")
+    keeper.add_argument(
+        "--extmem-dir", type=Path, help="where files for netmap's @extmem may be; default: nowhere"
+    )
     keeper.add_argument("--limit", action="append", default=[], metavar="NAME=VALUE")
     forwarder = roles.add_parser("forwarder", help="internal: the keeper starts it")
     forwarder.add_argument("--channel-fd", type=int, required=True)
@@ -58,6 +61,7 @@ def _keeper(args: argparse.Namespace) -> int:
             control_gid=args.control_gid,
             policy=Policy(tuple(args.allow) or ("*",), tuple(args.deny)),
             limits=limits,
+            extmem_directory=args.extmem_dir,
         )
         return Keeper(config, rundir).run()
     except RunDirError as error:

@@ -69,6 +69,7 @@ class Config:
     control_gid: int
     policy: Policy = field(default_factory=Policy)
     limits: dict[str, int] = field(default_factory=lambda: dict(DEFAULT_LIMITS))
+    extmem_directory: Path | None = None
 
 
 class CrashLoop:
@@ -106,7 +107,9 @@ class Keeper:
         self._limits = dict(config.limits)
         pcap = config.data_directory / "pcap"
         _make_pcap_directory(pcap, config.control_gid)
-        self._opener = Opener(config.policy, pcap, config.run_directory)
+        self._opener = Opener(
+            config.policy, pcap, config.run_directory, extmem_directory=config.extmem_directory
+        )
         self._port_types = self._opener.port_types()
         self._selector = selectors.EpollSelector()
         self._monitor = LinkMonitor()

@@ -81,6 +81,7 @@ class Opener:
     pcap_directory: Path
     run_directory: Path
     types: tuple[str, ...] = field(default_factory=native.port_types)
+    extmem_directory: Path | None = None  # of files that may be netmap's memory
 
     @property
     def owner(self) -> str:
@@ -227,6 +228,8 @@ class Opener:
             return "af_packet", {"ifname": options["name"], **rest}
         if type == "pcap":
             return type, {**options, "directory": str(self.pcap_directory)}
+        if type == NETMAP and self.extmem_directory is not None:
+            return type, {**options, "directory": str(self.extmem_directory)}
         return type, dict(options)
 
     def _pcap_directory(self) -> str:

@@ -3,6 +3,7 @@
  * headers, interfaces that go, and rings whose other user is not to be trusted.
  */
 #include <errno.h>
+#include <fcntl.h>
 
 #include "netmap_ports.h"
 
@@ -128,6 +129,35 @@ static void test_refusals_leave_nothing_open(void)
 	}
 	fake_reset();
 	CHECK(np_descriptors() == before);
+}
+
+/* Files of @extmem: plain ones of the keeper's directory, and no other. */
+static void test_extmem_stays_in_its_directory(void)
+{
+	static const char *const bad[] = {"/etc/passwd", "%s/../x", "%s/sub/x", "%s",
+					  "%s/.",	 "%s/..",   "%s/link",	"%s/empty"};
+	char directory[] = "/tmp/test-netmap-XXXXXX", link[64], empty[64];
+
+	if (!CHECK(mkdtemp(directory) != NULL))
+		return;
+	snprintf(link, sizeof(link), "%s/link", directory);
+	snprintf(empty, sizeof(empty), "%s/empty", directory);
+	CHECK(symlink("/etc/passwd", link) == 0);
+	close(open(empty, O_RDWR | O_CREAT, 0600));
+	begin("eth0", &nic);
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		char file[64], portspec[128];
+		struct port_option items[] = {{"directory", directory}, {"portspec", portspec}};
+		struct port_options options = {.port = "p", .items = items, .count = 2};
+		struct error err = {0};
+
+		snprintf(file, sizeof(file), bad[i], directory);
+		snprintf(portspec, sizeof(portspec), "netmap:eth0@extmem=%s", file);
+		CHECK(port_acquire("netmap", &options, &a.fds, &err) < 0);
+		CHECK(a.fds.count == 0 && strstr(err.message, file));
+	}
+	CHECK(unlink(link) == 0 && unlink(empty) == 0 && rmdir(directory) == 0);
+	end();
 }
 
 static void test_N6_promiscuous_as_long_as_the_port_is_there(void)
@@ -432,6 +462,7 @@ int main(void)
 	test_N8_queues_are_rings();
 	test_exclusive_and_flags();
 	test_refusals_leave_nothing_open();
+	test_extmem_stays_in_its_directory();
 	test_N6_promiscuous_as_long_as_the_port_is_there();
 	test_ports_that_only_receive();
 	test_frames_of_several_slots();

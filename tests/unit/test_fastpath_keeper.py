@@ -42,7 +42,7 @@ def test_names_that_no_interface_has(name: str) -> None:
 
 @pytest.fixture
 def opener(tmp_path: Path) -> Opener:
-    types = ("af_packet", "memory", "pcap", "pipe", "tap", "tun")
+    types = ("af_packet", "memory", "netmap", "pcap", "pipe", "tap", "tun")
     return Opener(Policy(deny=("secret*",)), tmp_path / "pcap", tmp_path / "run", types)
 
 
@@ -65,6 +65,13 @@ def opener(tmp_path: Path) -> Opener:
         ("veth", {"name": "v0", "peer": "x", "netns": "../../etc"}, "INVALID"),
         ("veth", {"name": "v0", "peer": "x", "netns": ".."}, "INVALID"),
         ("pcap", {"out": "x", "directory": "/"}, "INVALID"),
+        ("netmap", {}, "INVALID"),
+        ("netmap", {"portspec": "netmap:eth0-"}, "INVALID"),
+        ("netmap", {"portspec": "netmap:secret0"}, "IFACE_DENIED"),
+        ("netmap", {"portspec": "netmap:secret0{x"}, "IFACE_DENIED"),
+        ("netmap", {"portspec": "netmap:lo^"}, "IFACE_DENIED"),
+        ("netmap", {"portspec": "netmap:eth0@share=netmap:secret0"}, "IFACE_DENIED"),
+        ("netmap", {"portspec": "netmap:eth0", "directory": "/"}, "INVALID"),
         ("memory", {"x": "y" * 20000}, "INVALID"),
         ("memory", {str(n): "" for n in range(100)}, "INVALID"),
         ("pipe", {"name": "x"}, "INVALID"),
