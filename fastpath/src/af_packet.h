@@ -63,7 +63,7 @@ enum {
 	AF_SLOT_BLOCK_BYTES = 65536,
 	AF_RING_BYTES_CHOSEN = 32 << 20,
 	AF_RING_BYTES_MIN = 512 << 10,
-	AF_RING_BYTES_MAX = 1 << 30, /* as asked for */
+	AF_RING_BYTES_MAX = 1 << 30, /* as asked for, of all queues */
 	AF_SLOTS_MAX = 1 << 20,
 	AF_BLOCKS = 128,
 	AF_BLOCK_BYTES = 256 << 10,

@@ -222,8 +222,10 @@ static uint32_t frame_bytes_min(uint32_t version)
 	return header[version] + AF_RESERVE_BYTES;
 }
 
-static int geometry_check(const struct af_geometry *geometry, uint32_t version, struct error *err)
+static int geometry_check(const struct af_geometry *geometry, const struct af_wanted *wanted,
+			  struct error *err)
 {
+	uint32_t version = wanted->version;
 	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE), least = frame_bytes_min(version);
 
 	if (geometry->block_bytes % page)
@@ -244,10 +246,12 @@ static int geometry_check(const struct af_geometry *geometry, uint32_t version, 
 				 "af_packet: geometry_frame_bytes %u: a slot lies within a block "
 				 "(%u bytes)",
 				 geometry->frame_bytes, geometry->block_bytes);
-	if (af_geometry_bytes(geometry) > AF_RING_BYTES_MAX)
+	if (af_geometry_bytes(geometry) * wanted->queues > AF_RING_BYTES_MAX)
 		return error_set(err, EINVAL,
-				 "af_packet: geometry_blocks %u: a ring has at most %u MB",
-				 geometry->blocks, (unsigned)AF_RING_BYTES_MAX >> 20);
+				 "af_packet: geometry_blocks %u: rings of %u queues have at most "
+				 "%u MB",
+				 geometry->blocks, wanted->queues,
+				 (unsigned)AF_RING_BYTES_MAX >> 20);
 	if ((uint64_t)(geometry->block_bytes / geometry->frame_bytes) * geometry->blocks >
 	    AF_SLOTS_MAX)
 		return error_set(err, EINVAL,
@@ -316,12 +320,12 @@ int af_geometry_choose(const struct af_wanted *wanted, struct af_opened *opened,
 		else
 			slots_choose(&opened->rx, opened->mtu, AF_SLOTS);
 		if (!rc)
-			rc = geometry_check(&opened->rx, wanted->version, err);
+			rc = geometry_check(&opened->rx, wanted, err);
 	} else {
 		opened->tx = wanted->geometry;
 	}
 	if (rc || !(wanted->rings & AF_RING_TX))
 		return rc;
 	slots_choose(&opened->tx, opened->mtu, AF_TX_SLOTS);
-	return geometry_check(&opened->tx, wanted->version, err);
+	return geometry_check(&opened->tx, wanted, err);
 }

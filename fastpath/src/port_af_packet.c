@@ -336,14 +336,14 @@ static void say_all(const struct af_port *af, struct port_status *status)
 		say_geometry(status, "rx", af->version == 3, &af->rx_geometry);
 	if (af->rings & AF_RING_TX)
 		say_geometry(status, "tx", false, &af->tx_geometry);
-	say(status, ", virtio-net header");
+	say(status, ", virtio-net header, tx_timestamps: unsupported");
 	if (!(af->rings & AF_RING_RX))
 		return;
 	for (uint32_t i = 0; i < af->queues; i++) {
 		stamps |= atomic_load_explicit(&af->rx[i].stamps, memory_order_relaxed);
 		freezes += atomic_load_explicit(&af->rx[i].freezes, memory_order_relaxed);
 	}
-	say(status, ", rx_timestamps: %s, tx_timestamps: unsupported", stamps_word(stamps));
+	say(status, ", rx_timestamps: %s", stamps_word(stamps));
 	if (af->version == 3)
 		say(status, ", freezes: %u", freezes);
 	if (rollover_read(af, &rollover))

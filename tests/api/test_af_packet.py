@@ -33,6 +33,7 @@ from tests.api.conftest import API, Api
             "/spec/backend/geometry/frame_bytes",
         ),
         ({"geometry": {"block_bytes": 2**30, "blocks": 2}}, "/spec/backend/geometry"),
+        ({"geometry": {"block_bytes": 2**26, "blocks": 8}, "queues": 4}, "/spec/backend"),
         ({"version": 3, "geometry": {"frame_bytes": 2048}}, "/spec/backend"),
         ({"version": 2, "retire_ms": 5}, "/spec/backend"),
         ({"retire_ms": 0, "version": 3}, "/spec/backend/retire_ms"),

@@ -619,7 +619,7 @@ def test_P11_received_time_is_monotonic(
     wait_until(lambda: switch.counters(attached).rx_frames == 30, 5, "received")
     detail = switch.status(attached).detail
     assert "tx_timestamps: unsupported" in detail
-    assert any(f"rx_timestamps: {word}," in detail for word in ("kernel", "software"))
+    assert any(f"rx_timestamps: {word}" in detail for word in ("kernel", "software"))
 
 
 # --- P12, P13: tags, frames of one's own ----------------------------------------------------------

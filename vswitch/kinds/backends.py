@@ -158,11 +158,15 @@ class RingGeometry(Spec):
     @model_validator(mode="after")
     def _bounded(self) -> RingGeometry:
         blocks, block = self.blocks or 1, self.block_bytes or CHOSEN_BLOCK_BYTES
-        if blocks * block > RING_BYTES_MAX:
+        if self.bytes_min() > RING_BYTES_MAX:
             raise ValueError(f"a ring has at most {RING_BYTES_MAX} bytes")
         if self.frame_bytes and block // self.frame_bytes * blocks > RING_SLOTS_MAX:
             raise ValueError(f"a ring has at most {RING_SLOTS_MAX} slots")
         return self
+
+    def bytes_min(self) -> int:
+        """What a ring takes, as far as it is said."""
+        return (self.blocks or 1) * (self.block_bytes or CHOSEN_BLOCK_BYTES)
 
 
 class AfPacket(_Backend):
@@ -233,6 +237,8 @@ class AfPacket(_Backend):
             raise ValueError("`fanout` cbpf needs two `queues` or more")
         if self.fanout == "rollover" and self.fanout_rollover:
             raise ValueError("`fanout_rollover` is the way out of the other modes")
+        if self.queues * self.geometry.bytes_min() > RING_BYTES_MAX:
+            raise ValueError(f"the rings of all `queues` have at most {RING_BYTES_MAX} bytes")
         if self.version != 3 and (self.retire_ms is not None or self.rxhash):
             raise ValueError("`retire_ms` and `rxhash` need `version` 3")
         packed = self.version not in (1, 2) and self.ring != "tx"
