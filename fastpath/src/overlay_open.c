@@ -73,19 +73,29 @@ static bool endpoint_parse(const char *text, struct overlay_endpoint *endpoint, 
 	return true;
 }
 
+static struct in6_addr endpoint_ip(const struct overlay_endpoint *endpoint)
+{
+	struct in6_addr ip;
+
+	memcpy(&ip, endpoint->ip, sizeof(ip));
+	return ip;
+}
+
 static bool endpoint_ipv6(const struct overlay_endpoint *endpoint)
 {
-	return !IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)endpoint->ip);
+	const struct in6_addr ip = endpoint_ip(endpoint);
+
+	return !IN6_IS_ADDR_V4MAPPED(&ip);
 }
 
 /* A host's address that means the same on every link. */
 static bool endpoint_usable(const struct overlay_endpoint *endpoint)
 {
-	const struct in6_addr *ip = (const struct in6_addr *)endpoint->ip;
+	const struct in6_addr ip = endpoint_ip(endpoint);
 
 	if (endpoint_ipv6(endpoint))
-		return !IN6_IS_ADDR_UNSPECIFIED(ip) && !IN6_IS_ADDR_MULTICAST(ip) &&
-		       !IN6_IS_ADDR_LINKLOCAL(ip);
+		return !IN6_IS_ADDR_UNSPECIFIED(&ip) && !IN6_IS_ADDR_MULTICAST(&ip) &&
+		       !IN6_IS_ADDR_LINKLOCAL(&ip);
 	return endpoint->ip[12] != 0 && endpoint->ip[12] < 224;
 }
 
