@@ -454,7 +454,9 @@ def _fill_port(into: Any, port: PlacedPort) -> None:
     into.offload_policy = OFFLOAD_POLICIES[spec.offload_policy]
     into.polling = POLLING[spec.polling]
     into.pvid = spec.pvid
-    into.cpu = spec.cpus[0] if spec.cpus else -1
+    into.cpu_count = len(spec.cpus)
+    for queue, cpu in enumerate(spec.cpus):
+        into.cpus[queue] = cpu
     for first, last in spec.tagged:
         for vid in range(first, last + 1):
             into.tagged[vid // 64] |= 1 << (vid % 64)

@@ -36,8 +36,9 @@ struct port_config {
 	uint8_t offload_policy;	  /* enum offload_policy */
 	uint8_t polling;	  /* enum port_polling */
 	uint16_t pvid;
-	int16_t cpu;	     /* worker of queue q is pinned to cpu + q; -1: not pinned */
-	uint64_t tagged[64]; /* bit v: VLAN v may pass tagged */
+	uint8_t cpu_count;		/* 0: workers are not pinned */
+	uint16_t cpus[PORT_QUEUES_MAX]; /* worker of queue q is pinned to cpus[q % cpu_count] */
+	uint64_t tagged[64];		/* bit v: VLAN v may pass tagged */
 };
 
 struct engine_config {

@@ -83,7 +83,7 @@ static void worker_remove(struct engine *engine, struct engine_port *port, unsig
 
 static int cpu_of(const struct port_config *config, unsigned queue)
 {
-	return config->cpu < 0 ? -1 : config->cpu + (int)queue;
+	return config->cpu_count ? config->cpus[queue % config->cpu_count] : -1;
 }
 
 /* Ends the workers of ports that `snapshot` does not name. */

@@ -126,11 +126,8 @@ static void open_bridge(struct bench *bench, uint32_t entries_max)
 		die(&err);
 	bench->fdb_memory = params.memory;
 	for (unsigned p = 0; p < PORTS; p++)
-		ports[p] = (struct port_config){.id = (uint16_t)p,
-						.admin_up = true,
-						.learning = true,
-						.flood = true,
-						.cpu = -1};
+		ports[p] = (struct port_config){
+		    .id = (uint16_t)p, .admin_up = true, .learning = true, .flood = true};
 	if (stats_map(-1, PORTS, PORTS, &bench->stats, &err) ||
 	    snapshot_build(&config, &parts, &bench->snapshot, &err))
 		die(&err);
@@ -139,7 +136,6 @@ static void open_bridge(struct bench *bench, uint32_t entries_max)
 		struct worker_params worker = {.port = &bench->ports[p],
 					       .row = p,
 					       .ports_max = PORTS,
-					       .cpu = -1,
 					       .stats = bench->stats,
 					       .domain = &bench->domain};
 

@@ -79,8 +79,7 @@ static inline struct port_config *sw_port_of(struct sw *sw, uint16_t id, uint16_
 				     .admin_up = true,
 				     .learning = true,
 				     .flood = true,
-				     .pvid = 1,
-				     .cpu = -1};
+				     .pvid = 1};
 	return port;
 }
 

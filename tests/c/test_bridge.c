@@ -394,7 +394,7 @@ static void test_refusals(void)
 {
 	struct engine_config config = {0};
 	struct bridge_config bridge = {.id = 3};
-	struct port_config port = {.id = 9, .bridge = ENGINE_NO_BRIDGE, .cpu = -1};
+	struct port_config port = {.id = 9, .bridge = ENGINE_NO_BRIDGE};
 	struct port_options none = {.port = "x"};
 	struct port_option item = {"nonsense", "1"};
 	struct port_options odd = {.port = "x", .items = &item, .count = 1};
@@ -418,7 +418,8 @@ static void test_refusals(void)
 	port.bridge = 0;
 	CHECK(engine_publish(sw.engine, &config, &err) == -EINVAL);
 	port.bridge = ENGINE_NO_BRIDGE;
-	port.cpu = 1000;
+	port.cpu_count = 1;
+	port.cpus[0] = 1000;
 	port.id = 1;
 	CHECK(engine_publish(sw.engine, &config, &err) != 0);
 	CHECK(engine_port_add(sw.engine, 0, "x", "memory", &none, &fds, &err) == -EEXIST);

@@ -129,7 +129,7 @@ static void port_vary(struct port_config *port, uint64_t *state)
 	port->tagged[0] = random_next(state) & 0xfe;
 	port->offload_policy = (uint8_t)random_below(state, 3);
 	port->polling = (uint8_t)random_below(state, 2);
-	port->cpu = (int16_t)(random_below(state, 6) ? -1 : 0);
+	port->cpu_count = random_below(state, 6) ? 0 : 1;
 }
 
 static void port_change(uint16_t id, uint64_t *state)

@@ -51,7 +51,7 @@ static struct port_fds tun_add(struct sw *sw)
 		exit(1);
 	}
 	*port = (struct port_config){
-	    .id = TUN, .admin_up = true, .learning = true, .flood = true, .pvid = 1, .cpu = -1};
+	    .id = TUN, .admin_up = true, .learning = true, .flood = true, .pvid = 1};
 	return fds;
 }
 

@@ -67,8 +67,7 @@ static struct snapshot *configure(unsigned which)
 						 .flood = true,
 						 .vlan_mode = (uint8_t)(p % 4),
 						 .offload_policy = (uint8_t)(which & 2 ? p % 3 : 0),
-						 .pvid = 1,
-						 .cpu = -1};
+						 .pvid = 1};
 		config[p].tagged[0] = 0xe;
 	}
 	need(snapshot_build(&wanted, &parts, &snapshot, &err) == 0);
@@ -103,7 +102,6 @@ static void open_switch(void)
 		struct worker_params worker = {.port = &ports[p],
 					       .row = p,
 					       .ports_max = PORTS,
-					       .cpu = -1,
 					       .stats = stats,
 					       .domain = &domain};
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.pipe_rig import Pipe4Rig
@@ -246,18 +247,37 @@ def by_flow(frames: Iterable[bytes]) -> dict[bytes, list[int]]:
     return found
 
 
+def affinity_of(name: str) -> set[int] | None:
+    """The processors that a thread of this process may run on; None: none has this name (yet)."""
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # threads end
+            if (task / "comm").read_text().strip() == name:
+                return os.sched_getaffinity(int(task.name))
+    return None
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("kind", [Tap4Rig, AfPacket4Rig, AfPacketV34Rig, Pipe4Rig])
-def test_many_queues(
+def test_N8_a_thread_for_each_queue(
     kind: Callable[[Path], Rig], switch: Switch, inside: Attached, tmp_path: Path
 ) -> None:
-    """Flows keep their order and spread; the queues' counters are the port's."""
+    """Pinned as told; flows spread and keep their order; the queues' counters are the port's."""
     flows, each = 200, 20
+    cpus = sorted(os.sched_getaffinity(0))
     with contextlib.closing(kind(tmp_path)) as rig:
-        for _ in range(2):  # reopened, too
-            attached = switch.attach(rig.open())
+        for pinned in ((), tuple(cpus[:4])):  # reopened, too
+            attached = rig.open()
+            attached.spec = msgspec.structs.replace(attached.spec, cpus=pinned)
+            switch.attach(attached)
             queues = switch.status(attached).rx_queues
             assert queues == 4
+            for q in range(queues):
+                expected = {pinned[q % len(pinned)]} if pinned else set(cpus)
+                wait_until(
+                    lambda q=q, expected=expected: affinity_of(f"vs-p1.{q}") == expected,  # type: ignore[misc]
+                    5,
+                    f"the thread of queue {q} runs on {expected}",
+                )
             sent = [flow_frame(flow, n) for n in range(each) for flow in range(flows)]
             taken: list[bytes] = []
             for at in range(0, len(sent), 500):

@@ -1,15 +1,17 @@
 """The founding semantics: what this switch keeps of the systems it grew out of (netmap and VALE,
 TUN/TAP and the UDP overlay, PACKET_MMAP), one item each.
 
-A test that shows an item bears its id: ``test_P9_fanout_hash``, ``test_P14_P15_...`` for two. C
-tests bear none; those that show an item are named here. Every run says at its end how the items
+A test that shows an item bears its id: ``test_P9_fanout_hash``, ``test_P14_P15_...`` for two. So
+do functions of C tests; others are named here. Every run says at its end how the items
 fared, a run of everything also which have no test.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 ITEMS = {
     "N1": "netmap port names, their grammar and its errors",
@@ -45,7 +47,7 @@ ITEMS = {
     "P15": "nothing from another interface before the socket is bound",
 }
 
-# Run by meson, not counted here.
+# C tests, run by meson and not counted here: those whose functions bear no id.
 C_TESTS: dict[str, tuple[str, ...]] = {
     "P1": ("af_packet_ring",),
     "P4": ("af_packet_ring",),
@@ -67,6 +69,17 @@ def items_of(test: str) -> list[str]:
     return [] if found is None else [item for item in found[1].split("_") if item]
 
 
+@functools.cache
+def c_tests() -> dict[str, list[str]]:
+    """The C tests that show an item, by the names of their functions or by the table."""
+    found: dict[str, set[str]] = {item: set(names) for item, names in C_TESTS.items()}
+    for path in Path(__file__).parent.parent.glob("c/test_*.c"):
+        for ids in _NAME.findall(path.read_text()):
+            for item in ids.rstrip("_").split("_"):
+                found.setdefault(item, set()).add(path.stem.removeprefix("test_"))
+    return {item: sorted(names) for item, names in found.items()}
+
+
 def lines(outcomes: Iterable[tuple[str, str]], *, whole: bool) -> Iterator[str]:
     """One line an item. ``outcomes``: (test, "passed", "failed" or "skipped")."""
     counts: dict[str, dict[str, int]] = {item: {} for item in ITEMS}
@@ -77,5 +90,5 @@ def lines(outcomes: Iterable[tuple[str, str]], *, whole: bool) -> Iterator[str]:
         if not counts[item] and not whole:
             continue
         said = [f"{number} {outcome}" for outcome, number in sorted(counts[item].items())]
-        said += [f"C test {name}" for name in C_TESTS.get(item, ())]
+        said += [f"C test {name}" for name in c_tests().get(item, ())]
         yield f"{item:4}{words}: {', '.join(said) or 'no test'}"

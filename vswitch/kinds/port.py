@@ -46,7 +46,11 @@ class PortSpec(Spec):
     cpus: Annotated[
         tuple[Annotated[int, Field(ge=0, le=1023)], ...],
         Field(strict=False, max_length=16, json_schema_extra={"uniqueItems": True}),
-    ] = Field((), description="Processors its queues' workers are pinned to, in order.")
+    ] = Field(
+        (),
+        description="Processors its queues' workers are pinned to, in order, and from the "
+        "beginning again where there are more queues.",
+    )
     offload_policy: Literal["carry", "complete", "refuse"] = Field(
         "carry",
         description="Unfinished checksums and segments: pass on what the port can take and "
