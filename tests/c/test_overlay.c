@@ -47,8 +47,7 @@ static struct port_fds tunnel_add(struct sw *sw, uint16_t id, uint16_t bridge,
 				     .admin_up = true,
 				     .learning = true,
 				     .flood = true,
-				     .pvid = 1,
-				     .cpu = -1};
+				     .pvid = 1};
 	return fds;
 }
 
