@@ -16,7 +16,7 @@ from tests.netns.test_handover import Traffic, undisturbed_loss
 from tests.netns.test_vxlan_kernel import kernel_station, ping
 from tests.support.appliance import Appliance
 from tests.support.fastpath import Client, FastPath, bridge, port
-from tests.support.overlay import SWITCH, VNI, Underlay, vxlan_options
+from tests.support.overlay import SWITCH, SWITCH6, VNI, Underlay, endpoint, vxlan_options
 from tests.support.topology import run, wait_until
 
 pytestmark = [
@@ -131,8 +131,8 @@ def test_T4_over_rest(net: Underlay) -> None:
     """Made by the bodies of the documentation, against the kernel's device; what is told of it."""
     vxlan = {"type": "vxlan", "vni": VNI, "local": SWITCH, "remotes": [net.addresses[0]]}
     udp = {
-        **{"type": "udp", "local": f"{SWITCH}:6081", "vni": 1},
-        "peers": [f"{net.addresses[1]}:6081"],
+        **{"type": "udp", "local": endpoint(SWITCH6), "vni": 1},
+        "peers": [endpoint(net.address6(1))],
     }
     address, tap = kernel_station(net, 0), f"{net.prefix}t"
     with Appliance(net, net.switch) as switch:
