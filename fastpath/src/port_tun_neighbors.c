@@ -277,6 +277,9 @@ static enum tun_verdict route_find(struct tun *tun, const struct frame *frame,
 	*reason = DROP_SAME_PORT;
 	if (is_behind(tun, packet->dst))
 		return TUN_DROP;
+	*reason = DROP_SOURCE_INVALID; /* nobody could answer, and nobody may ask in its name */
+	if (!neighbor_is_unicast(packet->src))
+		return TUN_DROP;
 	*reason = DROP_NO_NEIGHBOR;
 	if (!neighbor_is_unicast(packet->dst))
 		return TUN_DROP;

@@ -390,6 +390,22 @@ def test_nobody_answers(bench: Bench) -> None:
     assert (counters.rx_frames, counters.originated) == (100, 3)
 
 
+def test_packets_that_cannot_go_anywhere(bench: Bench) -> None:
+    """From nobody, to nobody, and to what is behind the port itself."""
+    for src, dst in (
+        ("0.0.0.0", "10.7.0.9"),
+        ("::", "fd07::9"),
+        ("224.0.0.1", "10.7.0.9"),
+        ("10.7.0.1", "127.0.0.1"),
+        ("10.7.0.2", "10.7.0.1"),
+    ):
+        bench.outside.send(bytes(datagram(src, dst)))
+    wait_until(lambda: bench.switch.counters(bench.tun).rx_frames == 5, 5, "all are counted")
+    drops = bench.switch.counters(bench.tun).rx_drops
+    assert drops == {"source_invalid": 3, "no_neighbor": 1, "same_port": 1}
+    assert bench.silent()
+
+
 def test_a_scan_from_behind_is_bounded(bench: Bench) -> None:
     """Every address of a network at once: each packet is a drop or a frame, nothing piles up."""
     count = 3000

@@ -14,7 +14,8 @@ app = typer.Typer(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="the port's name")]
 Bridge = Annotated[str | None, typer.Option(help="the bridge it belongs to; '' for none")]
 Type = Annotated[
-    str | None, typer.Option("--type", help="af_packet, tap, veth, memory, null, pcap")
+    str | None,
+    typer.Option("--type", help="af_packet, tap, tun, ...: system capabilities lists them"),
 ]
 Option = Annotated[
     list[str] | None,
