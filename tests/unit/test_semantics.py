@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from tests.support import semantics
 
 
@@ -27,3 +30,13 @@ def test_lines() -> None:
     assert line in everything
     silent = {said.split()[0] for said in everything if said.endswith(": no test")}
     assert silent == semantics.ITEMS.keys() - semantics.c_tests().keys() - {"T2"}
+
+
+def test_the_document_names_each_item_and_files_that_exist() -> None:
+    top = Path(__file__).parent.parent.parent
+    rows = [line for line in (top / "docs/semantics.md").read_text().splitlines() if "| " in line]
+    said = {row.split(" | ")[0].strip("| "): row.split(" | ")[1:] for row in rows[1:]}
+    assert {item: columns[0] for item, columns in said.items()} == semantics.ITEMS
+    for _, where in said.values():
+        for path in re.findall(r"`([^`]+)`", where):
+            assert (top / path).is_file(), path
