@@ -165,6 +165,8 @@ static int tx_attach(struct af_port *af, uint32_t queue, int ring_fd, int fd, st
 	tx->version = (uint8_t)af->version;
 	tx->journal = journal_of(af, queue);
 	tx->room = af->tx_geometry.frame_bytes - header[af->version] - AF_VNET_BYTES;
+	if (tx->room > UINT16_MAX)
+		tx->room = UINT16_MAX; /* what hdr_len can say */
 	rc = slots_lay(&tx->slots, af->maps[queue] + rx_bytes, &af->tx_geometry, err);
 	if (rc)
 		return rc;
