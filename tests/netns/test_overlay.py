@@ -223,6 +223,24 @@ def test_udp_is_sent_from_the_local_port(switch: Switch, inside: Attached, tmp_p
         assert {source for source, _ in received_from(rig.peer, 16)} == {UDP_PORT}
 
 
+def test_datagrams_that_the_kernel_does_not_cut_go_one_by_one(
+    switch: Switch, inside: Attached, rig: OverlayRig
+) -> None:
+    """A path narrower than its interface: UDP_SEGMENT is refused, single datagrams are sent in
+    fragments, and no frame is lost over it."""
+    port = switch.attach(rig.open())
+    net = rig.net
+    run(
+        *("ip", "-n", net.switch, "route", "replace", f"{net.addresses[0]}/32"),
+        *("dev", net.switch_ifs[0], "mtu", "600"),
+    )
+    for first in (0, 200):
+        frames = [frame(first + n, 1000) for n in range(200)]
+        switch.send(inside, frames)
+        assert rig.receive(switch, len(frames)) == frames
+    assert switch.counters(port).tx_drops == {}
+
+
 def test_coalesced_datagrams_are_told_apart(
     switch: Switch, inside: Attached, rig: OverlayRig
 ) -> None:
