@@ -50,7 +50,8 @@ static void burst_send(struct burst *burst)
 {
 	struct netmap_tx *tx = burst->tx;
 
-	port_commit(burst->report);
+	if (burst->frames)
+		port_commit(burst->report);
 	/* the kernel takes head only where it is not ahead of cur */
 	index_store(&tx->view.ring->cur, burst->at);
 	index_store(&tx->view.ring->head, burst->at);

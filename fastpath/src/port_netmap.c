@@ -34,7 +34,7 @@ static struct netmap_region *region_get(uint16_t id, uint64_t bytes, int fd, boo
 	struct netmap_region *region;
 
 	for (region = regions; region; region = region->next) {
-		if (region->id == id && region->bytes == bytes) {
+		if (id && region->id == id && region->bytes == bytes) {
 			region->ports++;
 			return region;
 		}
@@ -172,6 +172,8 @@ static int tx_add(struct attaching *attaching, int fd, uint64_t at, bool host)
 	    port_state_u32(attaching->fds, "pipe", 0) ? NETMAP_PIPE_WAIT_NS : NETMAP_TX_WAIT_NS;
 	tx->stalled_at = tx->view.slots;
 	netmap_tx_resume(tx, netmap->region->bytes);
+	netmap_device->sync(fd,
+			    true); /* for what was handed over and not told; an error comes again */
 	*queue = (struct port_queue){attaching->port, tx, (uint16_t)netmap->tx_count++};
 	return 0;
 }

@@ -239,6 +239,22 @@ static void test_a_committed_batch_is_not_taken_again(void)
 	adapters_close();
 }
 
+/* What was handed over goes out, also when the kill came before the kernel was told. */
+static void test_what_was_handed_over_is_sent(void)
+{
+	struct netmap_ring *tx;
+
+	adapters_open();
+	tx = fake_ring("eth0", false, 0, true);
+	memcpy(ring_buffer(tx, tx->slot[0].buf_idx), bytes, np_frame(bytes, 4, 100));
+	tx->slot[0].len = 100;
+	tx->cur = tx->head = 1;
+	killed(0);
+	CHECK(fake_take("eth0", false, 0, got, sizeof(got)) == 100);
+	CHECK(memcmp(bytes, got, 100) == 0);
+	adapters_close();
+}
+
 /* A kill after each store of an exchange; the journal is what it would be there. */
 static void test_N4_an_exchange_is_completed_after_a_kill(void)
 {
@@ -288,6 +304,7 @@ int main(void)
 	test_N4_both_slots_say_that_their_buffer_changed();
 	test_N4_no_buffer_is_lost_or_doubled();
 	test_a_committed_batch_is_not_taken_again();
+	test_what_was_handed_over_is_sent();
 	test_N4_an_exchange_is_completed_after_a_kill();
 	return check_result();
 }
