@@ -49,7 +49,7 @@ enum {
 	SLOTS_MAX = 4096,
 	HEADER_BYTES = 8192,
 	PAGE = 4096,
-	WAIT_MS = 250,
+	WAIT_MS = 1000,	  /* a loaded machine lets a worker wait for its turn, too */
 	WAIT_YIELDS = 50, /* the processor is offered to the other end so often before a nap */
 	WAIT_NAP_NS = 50000
 };

@@ -20,7 +20,7 @@ enum {
 	SLOTS = 128,
 	BUFFER_BYTES = 2048 + 64,
 	CROSSING = 1000000,
-	WAIT_MS_MAX = 1000, /* a bound of a sender's wait that a loaded machine keeps, too */
+	WAIT_MS = 1000,	    /* what a sender waits at most */
 	HEADER_BYTES = 8192 /* before the first ring: the slave's frames to the master */
 };
 
@@ -250,11 +250,11 @@ static void test_standstill(void)
 	open_pipe(&test, "1");
 	start = now_ms();
 	sent = fill(&test.ports[0]);
-	CHECK(now_ms() - start >= 200 && now_ms() - start < WAIT_MS_MAX);
+	CHECK(now_ms() - start >= WAIT_MS - 10 && now_ms() - start < 20 * WAIT_MS);
 	start = now_ms();
 	for (unsigned i = 0; i < 100; i++)
 		CHECK(send_batch(&test.ports[0], 0, 64).sent < 64);
-	CHECK(now_ms() - start < 200);
+	CHECK(now_ms() - start < 20 * WAIT_MS); /* not 100 times */
 	CHECK(take_batch(&test.ports[1], 0) > 0);
 	report = send_batch(&test.ports[0], sent, 1);
 	CHECK(report.sent == 1);
@@ -264,14 +264,17 @@ static void test_standstill(void)
 static void test_vale_never_waits(void)
 {
 	struct pipe_test test;
-	uint64_t start;
+	uint64_t start, fastest = UINT64_MAX;
 	uint32_t sent;
 
 	open_pipe(&test, "0");
-	start = now_ms();
-	sent = fill(&test.ports[0]);
-	CHECK(now_ms() - start < 200);
-	CHECK(take_all(&test.ports[1], 0) == sent);
+	for (unsigned i = 0; i < 5; i++) { /* a loaded machine may stop us meanwhile */
+		start = now_ms();
+		sent = fill(&test.ports[0]);
+		fastest = now_ms() - start < fastest ? now_ms() - start : fastest;
+		CHECK(take_all(&test.ports[1], 0) == sent);
+	}
+	CHECK(fastest < WAIT_MS);
 	detach(&test, 1);
 	CHECK(send_batch(&test.ports[0], 0, 10).drops[DROP_LINK_DOWN] == 10);
 	CHECK(attach(&test, 1) == 0 && take_all(&test.ports[1], 0) == 0);
@@ -284,7 +287,6 @@ static void test_lone_end(void)
 	struct port_status status = {0};
 	struct tx_report report;
 	struct pipe_test test, second;
-	uint64_t start;
 
 	open_pipe(&test, "1");
 	test.ports[0].ops->poll_status(&test.ports[0], &status);
@@ -292,14 +294,12 @@ static void test_lone_end(void)
 	detach(&test, 1);
 	test.ports[0].ops->poll_status(&test.ports[0], &status);
 	CHECK(!status.link_up);
-	start = now_ms();
 	report = send_batch(&test.ports[0], 100, 64);
 	CHECK(report.sent == 64);
 	report = send_batch(&test.ports[0], 200, 64);
 	report = send_batch(&test.ports[0], 300, 64);
 	CHECK(report.drops[DROP_LINK_DOWN] > 0 && report.drops[DROP_QUEUE_FULL] == 0);
 	CHECK(report.sent + report.drops[DROP_LINK_DOWN] == 64);
-	CHECK(now_ms() - start < 200);
 	CHECK(attach(&test, 1) == 0);
 	CHECK(take_batch(&test.ports[1], 100) == 64);
 	second = test; /* its ports are other ones on the same memory */
