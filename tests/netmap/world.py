@@ -17,7 +17,7 @@ from tests.support.appliance import Appliance
 from tests.support.topology import Topology, wait_until
 from tests.support.wire import HostPort, in_netns
 
-HOSTS = 4
+HOSTS = 3
 WINDOW = 64
 ETHERTYPE = b"\x88\xb5"  # local experimental, IEEE 802
 T = TypeVar("T")
