@@ -43,7 +43,7 @@ enum {
 	NETMAP_POOL = 0x8000,	     /* frame->pool of region N is this + N */
 	NETMAP_TX_WAIT_NS = 2000000, /* for a full ring, in all of one batch */
 	/* the same for a pipe, where the other end may have no processor just now */
-	NETMAP_PIPE_WAIT_NS = 250000000,
+	NETMAP_PIPE_WAIT_NS = 1000000000,
 	NETMAP_SLOTS_MAX = 65536,   /* of a ring */
 	NETMAP_VNET_BYTES_MAX = 12, /* of a virtio-net header */
 	NETMAP_MONITOR = NR_MONITOR_TX | NR_MONITOR_RX | NR_ZCOPY_MON
