@@ -144,8 +144,9 @@ struct port_ops {
 	 * FRAME_BATCH first fragments; a driver with chains keeps the further fragments itself.
 	 * Sets data, next, len, frame_len, headroom, pool, slot, offload and flags of each; the
 	 * rest is the caller's. Frames the port must not deliver (outgoing ones, truncated ones)
-	 * do not appear; truncated ones are booked in `cell` as rx and rx drop. Frames that the
-	 * driver made itself come with FRAME_ORIGINATED: booked as originated instead of received.
+	 * do not appear; truncated ones are booked in `cell` as rx and rx drop, those that it
+	 * uses itself as rx and consumed. Frames that the driver made itself come with
+	 * FRAME_ORIGINATED: booked as originated instead of received.
 	 */
 	int (*rx)(struct port_queue *queue, struct frame *batch, unsigned max,
 		  struct port_counters *cell);
