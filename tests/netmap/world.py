@@ -45,8 +45,17 @@ def carry(
         send(part)
         want = start + len(part)
         wait_until(lambda want=want: arrived(want), timeout_s, f"frame {want}")  # type: ignore[misc]
-    for number, (sent, got) in enumerate(zip(frames, came, strict=True)):
-        assert sent == got, f"frame {number} was {sent.hex()} and came as {got.hex()}"
+    if came == list(frames):
+        return
+    changed = len(set(came) - set(frames))
+    missing = len(set(frames) - set(came))
+    first = next(
+        (n for n, pair in enumerate(zip(frames, came, strict=False)) if pair[0] != pair[1]), 0
+    )
+    raise AssertionError(
+        f"{len(came)} of {len(frames)} frames, {changed} changed, {missing} missing, the first "
+        f"difference at {first}: sent {frames[first][:24].hex()}, came {came[first][:24].hex()}"
+    )
 
 
 def numbered(number: int, length: int = 60, source: int = 1, to: int = 2) -> bytes:
