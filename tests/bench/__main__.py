@@ -1,6 +1,6 @@
 """`python -m tests.bench` (as root): the appliance beside its peers, in one run.
 
-    --quick             3 rounds of 1 s: about two minutes, a first impression only
+    --quick             3 rounds of 1 s: about four minutes, a first impression only
     --rounds N          rounds of each case (default 5)
     --seconds S         length of one measurement (default 3)
     --only TEXT         cases whose name contains TEXT; may be repeated
@@ -29,10 +29,35 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import docs, memory, results
-from tests.bench.cases import AF_PACKET, BRIDGE, CASES, NOTHING, TAP, Case
+from tests.bench.cases import (
+    AF_PACKET,
+    BRIDGE,
+    BRIDGE_VXLAN,
+    CASES,
+    NOTHING,
+    PIPE,
+    TAP,
+    TWO_BRIDGES,
+    UDP,
+    VXLAN,
+    Case,
+)
+from tests.bench.joined import BridgePair, KernelTunnel, OursPipe, OursTunnel
 from tests.bench.results import Result
-from tests.bench.subjects import Bridge, Ours, Plain, Subject, set_realtime
+from tests.bench.subjects import Bridge, Ours, OursTap, Plain, Subject, set_realtime
 from tests.support.probes import ROOT
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    AF_PACKET: Ours,
+    TAP: OursTap,
+    PIPE: OursPipe,
+    VXLAN: lambda: OursTunnel("vxlan"),
+    UDP: lambda: OursTunnel("udp"),
+    BRIDGE: Bridge,
+    BRIDGE_VXLAN: KernelTunnel,
+    TWO_BRIDGES: BridgePair,
+    NOTHING: Plain,
+}
 
 
 def say(text: str) -> None:
@@ -42,16 +67,10 @@ def say(text: str) -> None:
 
 def make_subjects(names: Sequence[str], stack: contextlib.ExitStack) -> dict[str, Subject]:
     """Starts the subjects that are needed."""
-    makers: dict[str, Callable[[], contextlib.AbstractContextManager[Subject]]] = {
-        AF_PACKET: lambda: Ours("af_packet"),
-        TAP: lambda: Ours("tap"),
-        BRIDGE: Bridge,
-        NOTHING: Plain,
-    }
     subjects: dict[str, Subject] = {}
     for name in dict.fromkeys(names):
         say(f"starting: {name}")
-        subjects[name] = stack.enter_context(makers[name]())
+        subjects[name] = stack.enter_context(SUBJECTS[name]())
     return subjects
 
 

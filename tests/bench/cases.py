@@ -188,7 +188,12 @@ def ping(subject: Subject, seconds: float) -> Sample:
 
 AF_PACKET = "vswitch af_packet"
 TAP = "vswitch tap"
+VXLAN = "vswitch vxlan"
+UDP = "vswitch udp"
+PIPE = "vswitch pipe"
 BRIDGE = "linux-bridge"
+BRIDGE_VXLAN = "linux-bridge vxlan"
+TWO_BRIDGES = "two linux-bridges"
 NOTHING = "no switch"
 
 CASES = [
@@ -205,6 +210,13 @@ CASES = [
         for label, frame_bytes in (("64 B", 60), ("1500 B", 1514))
         for macs in (1, 1000)
     ),
+    Case("tap to tap, 64 B", "frames/s", forward(60, 1), TAP, BRIDGE),
+    Case("tap to tap, 1500 B", "frames/s", forward(1514, 1), TAP, BRIDGE),
+    Case("through a pipe, 64 B", "frames/s", forward(60, 1), PIPE, TWO_BRIDGES),
+    Case("vxlan, 64 B", "frames/s", forward(60, 1), VXLAN, BRIDGE_VXLAN),
+    Case("udp, 64 B", "frames/s", forward(60, 1), UDP, BRIDGE_VXLAN),
+    Case("TCP, vxlan", "Gbit/s", tcp(), VXLAN, BRIDGE_VXLAN),
+    Case("TCP, udp", "Gbit/s", tcp(), UDP, BRIDGE_VXLAN),
     Case("TCP, af_packet", "Gbit/s", tcp(), AF_PACKET, BRIDGE, target=0.7),
     Case("TCP, af_packet, ends on one CPU", "Gbit/s", tcp(True), AF_PACKET, BRIDGE),
     Case("TCP, tap", "Gbit/s", tcp(), TAP, BRIDGE, target=0.7),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Self
 
 from tests.support.appliance import Appliance
 from tests.support.topology import Topology, linux_bridge, run
@@ -23,84 +23,21 @@ def set_realtime(pid: int) -> None:
             os.sched_setscheduler(int(task.name), os.SCHED_RR, os.sched_param(1))
 
 
-class Subject(Protocol):
-    """A running switch between host 0 and host 1 of `net`."""
+class Subject:
+    """A running switch between host 0 and host 1 of `net`; use as a context manager. The
+    kernel's switches have no process: their work is done in softirqs on the time of whoever
+    sends."""
 
     name: str
-    net: Topology
 
-    def __enter__(self) -> Subject: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def pids(self) -> list[int]:
-        """The processes that forward frames; the kernel's switches have none."""
-        ...
-
-    def cpu_ns(self) -> int:
-        """Processor time the switch's own processes have used; 0 when it has none."""
-        ...
-
-    def drops(self) -> dict[str, int]:
-        """Frames the switch counted as dropped so far, by reason."""
-        ...
-
-
-class Plain:
-    """One veth pair between the hosts and no switch: what the generator and the kernel cost."""
-
-    name = "no switch"
-
-    def __init__(self) -> None:
-        self.net = Topology(hosts=2)
-
-    def __enter__(self) -> Plain:
-        self.net.__enter__()
-        try:
-            for host in (0, 1):
-                run("ip", "-n", self.net.switch, "link", "delete", self.net.switch_ifs[host])
-            run(
-                *("ip", "-n", self.net.hosts[0], "link", "add", self.net.host_ifs[0]),
-                *("type", "veth", "peer", "name", self.net.host_ifs[1]),
-                *("netns", self.net.hosts[1]),
-            )
-            for host in (0, 1):
-                netns, ifname = self.net.hosts[host], self.net.host_ifs[host]
-                address = f"{self.net.addresses[host]}/24"
-                run("ip", "-n", netns, "link", "set", ifname, "up")
-                run("ip", "-n", netns, "address", "add", address, "dev", ifname)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.net.close()
-
-    def pids(self) -> list[int]:
-        return []
-
-    def cpu_ns(self) -> int:
-        return 0
-
-    def drops(self) -> dict[str, int]:
-        return {}
-
-
-class Bridge:
-    """The Linux bridge, bridge-nf-call off. It has no process: its work is done in softirqs on
-    the time of whoever sends."""
-
-    name = "linux-bridge"
-
-    def __init__(self) -> None:
-        self.net = Topology(hosts=2)
+    def __init__(self, net: Topology | None = None) -> None:
+        self.net = Topology(hosts=2) if net is None else net
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Bridge:
+    def __enter__(self) -> Self:
         self._stack.enter_context(self.net)
         try:
-            self._stack.enter_context(linux_bridge(self.net))
+            self.join(self._stack)
         except BaseException:
             self._stack.close()
             raise
@@ -109,14 +46,50 @@ class Bridge:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def join(self, stack: contextlib.ExitStack) -> None:
+        """Sets up what forwards; the stack is unwound before the network goes."""
+        raise NotImplementedError
+
     def pids(self) -> list[int]:
+        """The processes that forward frames."""
         return []
 
     def cpu_ns(self) -> int:
-        return 0
+        """Processor time the switch's own processes have used; 0 when it has none."""
+        return sum(threads_cpu_ns(pid) for pid in self.pids())
 
     def drops(self) -> dict[str, int]:
+        """Frames the switch counted as dropped so far, by reason."""
         return {}
+
+
+class Plain(Subject):
+    """One veth pair between the hosts and no switch: what the generator and the kernel cost."""
+
+    name = "no switch"
+
+    def join(self, stack: contextlib.ExitStack) -> None:
+        for host in (0, 1):
+            run("ip", "-n", self.net.switch, "link", "delete", self.net.switch_ifs[host])
+        run(
+            *("ip", "-n", self.net.hosts[0], "link", "add", self.net.host_ifs[0]),
+            *("type", "veth", "peer", "name", self.net.host_ifs[1]),
+            *("netns", self.net.hosts[1]),
+        )
+        for host in (0, 1):
+            netns, ifname = self.net.hosts[host], self.net.host_ifs[host]
+            address = f"{self.net.addresses[host]}/24"
+            run("ip", "-n", netns, "link", "set", ifname, "up")
+            run("ip", "-n", netns, "address", "add", address, "dev", ifname)
+
+
+class Bridge(Subject):
+    """The Linux bridge, bridge-nf-call off."""
+
+    name = "linux-bridge"
+
+    def join(self, stack: contextlib.ExitStack) -> None:
+        stack.enter_context(linux_bridge(self.net))
 
 
 def threads_cpu_ns(pid: int) -> int:
@@ -128,52 +101,53 @@ def threads_cpu_ns(pid: int) -> int:
     return total
 
 
-class Ours:
-    """The whole appliance; `kind` is the type of its two ports.
+class Ours(Subject):
+    """The whole appliance between two packet sockets on veth ends."""
 
-    A tap is made by the appliance in the switch's namespace and then moved to a host, whose
-    network stack is what the port's other end is.
-    """
+    name = "vswitch af_packet"
 
-    def __init__(self, kind: str = "af_packet") -> None:
-        self.name = f"vswitch {kind}"
-        self.kind = kind
-        self.net = Topology(hosts=2)
-        self._appliance = Appliance(self.net, self.net.switch)
-        self._stack = contextlib.ExitStack()
+    def __init__(self, net: Topology | None = None) -> None:
+        super().__init__(net)
+        self.appliances: list[Appliance] = []
 
-    def __enter__(self) -> Ours:
-        self._stack.enter_context(self.net)
-        try:
-            self._stack.enter_context(self._appliance)
-            if self.kind == "tap":
-                self._appliance.tap_bridge("br0")
-            else:
-                self._appliance.bridge("br0", *self.net.switch_ifs)
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
+    def join(self, stack: contextlib.ExitStack) -> None:
+        self.start(stack, self.net.switch).bridge("br0", *self.net.switch_ifs)
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def start(self, stack: contextlib.ExitStack, netns: str) -> Appliance:
+        """One more appliance, in that namespace."""
+        self.appliances.append(stack.enter_context(Appliance(self.net, netns)))
+        return self.appliances[-1]
 
     def pids(self) -> list[int]:
-        pid = self._appliance.pid("forwarder")
-        return [] if pid is None else [pid]
-
-    def cpu_ns(self) -> int:
-        return sum(threads_cpu_ns(pid) for pid in self.pids())
+        found = (appliance.pid("forwarder") for appliance in self.appliances)
+        return [pid for pid in found if pid is not None]
 
     def drops(self) -> dict[str, int]:
         total: dict[str, int] = {}
-        for stats in self._appliance.port_stats().values():
-            for reason, frames in stats["drops"].items():
-                total[reason] = total.get(reason, 0) + frames
-            kernel = int(stats.get("kernel_drops", 0))
-            total["kernel_ring"] = total.get("kernel_ring", 0) + kernel
+        for appliance in self.appliances:
+            for stats in appliance.port_stats().values():
+                for reason, frames in stats["drops"].items():
+                    total[reason] = total.get(reason, 0) + frames
+                kernel = int(stats.get("kernel_drops", 0))
+                total["kernel_ring"] = total.get("kernel_ring", 0) + kernel
         return total
 
-    def check(self) -> dict[str, Any]:
+    def check(self) -> list[dict[str, Any]]:
         """The books balance."""
-        return self._appliance.check_ledger()
+        return [appliance.check_ledger() for appliance in self.appliances]
+
+
+class OursTap(Ours):
+    """Two TAPs, made by the appliance in the switch's namespace and then moved to the hosts,
+    whose network stacks are what the ports' other ends are."""
+
+    name = "vswitch tap"
+
+    def join(self, stack: contextlib.ExitStack) -> None:
+        self.start(stack, self.net.switch).tap_bridge("br0")
+
+    def drops(self) -> dict[str, int]:
+        """`tap_queue`: what the interfaces had no room for, before the switch."""
+        ends = zip(self.net.hosts, self.net.host_ifs, strict=True)
+        full = sum(self.net.counter(netns, ifname, "tx_dropped") for netns, ifname in ends)
+        return super().drops() | {"tap_queue": full}

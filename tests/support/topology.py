@@ -120,8 +120,7 @@ class Topology:
             self.sysctl(name, "net.ipv6.conf.all.disable_ipv6", "1")
             self.sysctl(name, "net.ipv6.conf.default.disable_ipv6", "1")
             run("ip", "-n", name, "link", "set", "lo", "up")
-        for table in ("iptables", "ip6tables", "arptables"):
-            self.sysctl(self.switch, f"net.bridge.bridge-nf-call-{table}", "0", optional=True)
+        self.bridge_nf_off(self.switch)
         for i, host in enumerate(self.hosts):
             ours, theirs = self.switch_ifs[i], self.host_ifs[i]
             run(
@@ -133,6 +132,10 @@ class Topology:
             if self.addresses:
                 address = f"{self.addresses[i]}/24"
                 run("ip", "-n", host, "address", "add", address, "dev", theirs)
+
+    def bridge_nf_off(self, netns: str) -> None:
+        for table in ("iptables", "ip6tables", "arptables"):
+            self.sysctl(netns, f"net.bridge.bridge-nf-call-{table}", "0", optional=True)
 
     def sysctl(self, netns: str, name: str, value: str, *, optional: bool = False) -> None:
         """Sets a sysctl of one namespace; optional ones may not exist on this kernel."""
@@ -219,22 +222,31 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def linux_bridge(net: Topology, name: str = "lbr") -> Iterator[str]:
-    """A Linux bridge over all switch ends of net; removed at the end of the block.
+    """A Linux bridge over all switch ends of net; removed at the end of the block."""
+    with linux_bridge_over(net.switch, net.switch_ifs, net.mtu, name):
+        yield name
+
+
+@contextlib.contextmanager
+def linux_bridge_over(
+    netns: str, ifnames: Sequence[str], mtu: int = 1500, name: str = "lbr"
+) -> Iterator[str]:
+    """A Linux bridge over interfaces of one namespace; removed at the end of the block.
 
     Without STP, multicast snooping and IPv6, so that it forwards at once and says nothing of
     its own.
     """
     run(
-        *("ip", "-n", net.switch, "link", "add", name, "mtu", str(net.mtu), "type", "bridge"),
+        *("ip", "-n", netns, "link", "add", name, "mtu", str(mtu), "type", "bridge"),
         *("stp_state", "0", "forward_delay", "0", "mcast_snooping", "0"),
         *("no_linklocal_learn", "1"),
     )
     try:
-        for ifname in net.switch_ifs:
-            run("ip", "-n", net.switch, "link", "set", ifname, "master", name)
-        run("ip", "-n", net.switch, "link", "set", name, "up")
+        for ifname in ifnames:
+            run("ip", "-n", netns, "link", "set", ifname, "master", name)
+        run("ip", "-n", netns, "link", "set", name, "up")
         yield name
     finally:
         subprocess.run(
-            ["ip", "-n", net.switch, "link", "delete", name], capture_output=True, check=False
+            ["ip", "-n", netns, "link", "delete", name], capture_output=True, check=False
         )
