@@ -88,7 +88,7 @@ def _queue_stats(applier: Applier, name: str, slot: int) -> tuple[QueueStats, ..
             cell, worker = applier.engine.queue_counters(slot, queue)
         except NativeError:
             break  # not published yet: nobody serves it
-        cpu = port.cpus[0] + queue if port and port.cpus else -1
+        cpu = port.cpus[queue % len(port.cpus)] if port and port.cpus else -1
         queues.append(
             QueueStats(
                 id=queue,
