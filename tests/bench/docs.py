@@ -58,10 +58,10 @@ def _forwarding(report: dict[str, Any]) -> list[str]:
         return []
     return [
         "Frames offered at full speed, medians of a round. What was lost was counted by the switch "
-        "as `dropped` says; `kernel_ring` is the kernel's receive ring, which overflows when the "
-        "generator is faster than the switch, of packet sockets and of tunnels alike; `tap_queue` is "
-        "the queue of a TAP's interface, for the same reason. Late frames arrived while the receiving program "
-        "waited for a processor: they count as arrived.",
+        "as `dropped` says; `kernel_ring` is the kernel's receive ring or a tunnel's socket, which "
+        "overflows when the generator is faster than the switch, and `tap_queue` the queue of a "
+        "TAP's interface, which does so for the same reason. Late frames arrived while the "
+        "receiving program waited for a processor: they count as arrived.",
         "",
         "| case | subject | offered M/s | arrived M/s | lost | doubled | reordered | dropped "
         "| late |",
