@@ -13,7 +13,7 @@ Notify = Callable[[str, str, str], None]
 HINTS = {
     "IFACE_NOT_FOUND": "the port comes up by itself when the interface appears",
     "IFACE_LOST": "the port comes up by itself when the interface appears",
-    "IFACE_DENIED": "start the keeper with --allow for this name",
+    "IFACE_DENIED": "vswitch serve --allow PATTERN; it is given again for each further pattern",
     "ADDRESS_NOT_LOCAL": "ip address add ADDRESS dev INTERFACE; the port then comes up by itself",
     "PRIVILEGE": "start as root, or with the capabilities NET_ADMIN and NET_RAW",
     "KEEPER_ABSENT": "start the keeper; the port comes up by itself then",

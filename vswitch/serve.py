@@ -58,6 +58,9 @@ class Options:
     run_dir: Path
     forwarder: Ids | None
     control: Ids | None
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    extmem_dir: Path | None = None
 
     @property
     def api_socket(self) -> Path:
@@ -89,6 +92,9 @@ def options(
     run_dir: Path,
     forwarder_user: str | None,
     control_user: str | None,
+    allow: tuple[str, ...] = (),
+    deny: tuple[str, ...] = (),
+    extmem_dir: Path | None = None,
 ) -> Options:
     """Paths made absolute, users looked up; ServeError says what is wrong."""
     return Options(
@@ -97,6 +103,9 @@ def options(
         run_dir=run_dir.absolute(),
         forwarder=_ids(forwarder_user, FORWARDER_ID),
         control=_ids(control_user, CONTROL_ID),
+        allow=allow,
+        deny=deny,
+        extmem_dir=extmem_dir.absolute() if extmem_dir else None,
     )
 
 
@@ -212,6 +221,12 @@ def children(opts: Options) -> tuple[Child, Child]:
     if opts.forwarder:
         keeper += ["--forwarder-uid", str(opts.forwarder.uid)]
         keeper += ["--forwarder-gid", str(opts.forwarder.gid)]
+    for pattern in opts.allow:
+        keeper += ["--allow", pattern]
+    for pattern in opts.deny:
+        keeper += ["--deny", pattern]
+    if opts.extmem_dir:
+        keeper += ["--extmem-dir", str(opts.extmem_dir)]
     if opts.control:
         keeper += ["--control-gid", str(opts.control.gid)]
         control += ["--uid", str(opts.control.uid), "--gid", str(opts.control.gid)]

@@ -261,3 +261,20 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     options = serve.Options((), tmp_path, tmp_path, None, None)
     with pytest.raises(serve.ServeError, match="belongs to user 12345"):
         serve.prepare(options)
+
+
+def test_the_keeper_is_told_what_it_may_open(tmp_path: Path) -> None:
+    options = serve.options(
+        listen=(),
+        data_dir=tmp_path,
+        run_dir=tmp_path,
+        forwarder_user=None,
+        control_user=None,
+        allow=("veth-*", "eth1"),
+        deny=("veth-x",),
+        extmem_dir=tmp_path / "huge",
+    )
+    keeper, _ = serve.children(options)
+    line = " ".join(keeper.command)
+    assert "--allow veth-* --allow eth1 --deny veth-x" in line
+    assert f"--extmem-dir {tmp_path / 'huge'}" in line

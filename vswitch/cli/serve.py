@@ -24,6 +24,18 @@ def serve(
     control_user: Annotated[
         str | None, typer.Option(help="USER[:GROUP] the control plane becomes")
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="PATTERN of interfaces that ports may have; again for more. Default: all"
+        ),
+    ] = None,
+    deny: Annotated[
+        list[str] | None, typer.Option(help="PATTERN of interfaces that no port may have")
+    ] = None,
+    extmem_dir: Annotated[
+        Path | None, typer.Option(help="files for netmap's @extmem lie here; default: nowhere")
+    ] = None,
 ) -> None:
     """Run the appliance: keeper, forwarder and control plane, until SIGTERM or Ctrl-C."""
     # Imported here: it is not needed to talk to an appliance that runs already.
@@ -36,6 +48,9 @@ def serve(
             run_dir=run_dir or paths.default_run_dir(),
             forwarder_user=forwarder_user,
             control_user=control_user,
+            allow=tuple(allow or ()),
+            deny=tuple(deny or ()),
+            extmem_dir=extmem_dir,
         )
         supervisor.run(options)
     except supervisor.ServeError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastpath.protocol import PortState
 from vswitch.kinds import Configuration
-from vswitch.kinds.backends import AfPacket, Monitor, Netmap, Pcap, Pipe, Tap, Tun, Veth
+from vswitch.kinds.backends import TYPES, AfPacket, Monitor, Netmap, Pcap, Pipe, Tap, Tun, Veth
 from vswitch.kinds.port import PortSpec
 from vswitch.services.interfaces import Interface
 from vswitch.services.netmap import interface_hurdles, memory_hurdles
@@ -124,7 +124,7 @@ def _host(configuration: Configuration, view: View) -> Iterator[Finding]:
     if view.welcome is not None:
         used = {backend.type for backend in backends}
         for name, missing in sorted(view.welcome.port_types.items()):
-            if missing:
+            if missing and name in TYPES:
                 severity = "error" if name in used else "info"
                 yield Finding("PORT_TYPE_UNAVAILABLE", severity, "host", f"{name}: {missing}")
 
