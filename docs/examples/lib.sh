@@ -1,7 +1,7 @@
-# The frame of every example, to be sourced at its beginning: `. "$(dirname "$0")/lib.sh" TOOL...` with the
-# programs that it needs beyond curl and ip. After that the script runs in network and mount
-# namespaces of its own: nothing on this machine is touched, names and TCP ports are free. It ends
-# what it started, also after Ctrl-C, and the kernel removes namespaces and interfaces.
+# The frame of every example. Sourced at its beginning, with the programs that it needs beyond curl
+# and ip, and after `set -e`: without the frame nothing shall run. From there on the script runs in
+# network and mount namespaces of its own: nothing on this machine is touched, names and TCP ports
+# are free. It ends what it started, also after Ctrl-C; namespaces and interfaces go with that.
 #
 #   say TEXT                      a heading
 #   run COMMAND...                shows a command and runs it
@@ -15,7 +15,6 @@
 #   within SECONDS WHAT COMMAND   waits until the command succeeds
 #   expect WHAT COMMAND           the command succeeds, or the example has failed
 #   books                         waits until the switch's books balance and shows them
-set -euo pipefail
 example=${0##*/}
 
 fail() {
