@@ -166,8 +166,7 @@ def main(argv: Sequence[str]) -> int:
         wanted = chosen.only or [""]
         cases = [c for c in CASES if any(text in c.name for text in wanted)]
         found = measure(cases, chosen.rounds, chosen.seconds, chosen.realtime) if cases else []
-        if any(text in memory.NAME for text in wanted):
-            found += memory.measure(chosen.rounds, say)
+        found += memory.measure(wanted, chosen.rounds, say)
         report["machine"]["load_after"] = list(os.getloadavg())
         report["cases"] = [result.as_json() for result in found]
         results.write_json(report, chosen.json)

@@ -15,20 +15,14 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
 
-#include "fdb.h"
-#include "parse.h"
+#include "bench_engine.h"
 #include "port_memory.h"
 #include "ring.h"
-#include "snapshot.h"
-#include "worker.h"
 
 enum {
-	PORTS = 4,
-	ROUNDS = 9,
-	ROUND_MS = 150,
+	PORTS = BENCH_PORTS,
+	ROUNDS = BENCH_ROUNDS,
 	SLOTS = 1024,
 	FILL = 960, /* frames a port and turn */
 	FRAME_BYTES = 60,
@@ -36,35 +30,12 @@ enum {
 };
 
 struct bench {
-	struct port ports[PORTS];
-	struct port *port_table[PORTS];
-	pthread_spinlock_t locks[PORTS][PORT_QUEUES_MAX];
-	pthread_spinlock_t *lock_table[PORTS];
-	void *fdb_memory;
-	struct fdb *fdb;
-	struct stats *stats;
-	struct snapshot *snapshot;
-	struct snapshot_domain domain;
-	struct worker *workers[PORTS];
+	struct bench_engine engine;
 	unsigned addresses;
 	uint64_t random;
 	uint64_t sent; /* frames filled in */
 	uint64_t took; /* frames emptied */
 };
-
-static void die(const struct error *err)
-{
-	fprintf(stderr, "bench_memory: %s\n", err->message);
-	exit(1);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static uint32_t random_below(struct bench *bench, uint32_t n)
 {
@@ -74,86 +45,15 @@ static uint32_t random_below(struct bench *bench, uint32_t n)
 	return (uint32_t)((bench->random >> 32) * n >> 32);
 }
 
-/* --- a switch without threads -------------------------------------------------------------------
- */
+static const uint16_t in_bridge[PORTS]; /* all of them in the first one */
 
-static void open_ports(struct bench *bench, const char *type, const struct port_option *options,
-		       unsigned count)
+static void open_ports(struct bench_engine *engine, const char *type,
+		       const struct port_option *options, unsigned count)
 {
-	struct port_options list = {.port = "bench", .items = options, .count = count};
-	struct port_fds fds = {0};
-	struct error err;
+	static const struct port_fds none;
 
-	for (unsigned p = 0; p < PORTS; p++) {
-		struct port *port = &bench->ports[p];
-
-		port->ops = port_type_find(type);
-		port->id = (uint16_t)p;
-		for (unsigned q = 0; q < PORT_QUEUES_MAX; q++) {
-			port->rxq[q] = (struct port_queue){.port = port, .id = (uint16_t)q};
-			port->txq[q] = (struct port_queue){.port = port, .id = (uint16_t)q};
-			pthread_spin_init(&bench->locks[p][q], PTHREAD_PROCESS_PRIVATE);
-		}
-		if (port->ops->attach(port, &list, &fds, &err))
-			die(&err);
-		bench->port_table[p] = port;
-		bench->lock_table[p] = bench->locks[p];
-	}
-}
-
-static void open_bridge(struct bench *bench, uint32_t entries_max)
-{
-	struct fdb_params params = {.entries_max = entries_max};
-	struct bridge_config bridge = {.learning = true,
-				       .flood_unknown_unicast = true,
-				       .flood_multicast = true,
-				       .flood_broadcast = true};
-	struct port_config ports[PORTS];
-	struct engine_config config = {
-	    .bridges = &bridge, .bridge_count = 1, .ports = ports, .port_count = PORTS};
-	struct snapshot_parts parts = {.ports_max = PORTS,
-				       .bridges_max = 1,
-				       .ports = bench->port_table,
-				       .locks = bench->lock_table,
-				       .fdbs = &bench->fdb,
-				       .ordinals = PORTS};
-	struct error err;
-
-	if (fdb_map(-1, entries_max, &params.memory, &err))
-		die(&err);
-	params.bytes = fdb_bytes(entries_max);
-	if (fdb_open(&params, &bench->fdb, &err))
-		die(&err);
-	bench->fdb_memory = params.memory;
 	for (unsigned p = 0; p < PORTS; p++)
-		ports[p] = (struct port_config){
-		    .id = (uint16_t)p, .admin_up = true, .learning = true, .flood = true};
-	if (stats_map(-1, PORTS, PORTS, &bench->stats, &err) ||
-	    snapshot_build(&config, &parts, &bench->snapshot, &err))
-		die(&err);
-	snapshot_domain_init(&bench->domain, bench->snapshot);
-	for (unsigned p = 0; p < PORTS; p++) {
-		struct worker_params worker = {.port = &bench->ports[p],
-					       .row = p,
-					       .ports_max = PORTS,
-					       .stats = bench->stats,
-					       .domain = &bench->domain};
-
-		if (worker_create(&worker, false, &bench->workers[p], &err))
-			die(&err);
-	}
-}
-
-static void close_all(struct bench *bench, uint32_t entries_max)
-{
-	for (unsigned p = 0; p < PORTS; p++)
-		worker_destroy(bench->workers[p]);
-	snapshot_free(bench->snapshot);
-	stats_unmap(bench->stats);
-	fdb_close(bench->fdb);
-	fdb_unmap(bench->fdb_memory, entries_max);
-	for (unsigned p = 0; p < PORTS; p++)
-		bench->ports[p].ops->detach(&bench->ports[p]);
+		bench_port(engine, p, type, options, count, &none);
 }
 
 /* --- the far end ---------------------------------------------------------------------------------
@@ -176,7 +76,7 @@ static void learn_all(struct bench *bench)
 
 	for (uint32_t n = 0; n < bench->addresses; n++) {
 		address(mac, n);
-		fdb_learn(bench->fdb, fdb_key(mac, 0), (uint16_t)(n % PORTS), 1);
+		fdb_learn(bench->engine.fdbs[0], fdb_key(mac, 0), (uint16_t)(n % PORTS), 1);
 	}
 }
 
@@ -185,7 +85,7 @@ static void fill(struct bench *bench)
 	uint32_t each = bench->addresses / PORTS;
 
 	for (unsigned p = 0; p < PORTS; p++) {
-		struct netmap_ring *ring = memory_ring(&bench->ports[p], 0, false);
+		struct netmap_ring *ring = memory_ring(&bench->engine.ports[p], 0, false);
 		uint32_t at = ring->tail;
 
 		for (unsigned i = 0; i < FILL; i++) {
@@ -209,7 +109,7 @@ static void fill(struct bench *bench)
 static void empty(struct bench *bench)
 {
 	for (unsigned p = 0; p < PORTS; p++) {
-		struct netmap_ring *ring = memory_ring(&bench->ports[p], 0, true);
+		struct netmap_ring *ring = memory_ring(&bench->engine.ports[p], 0, true);
 		uint32_t last = (ring->head ? ring->head : ring->num_slots) - 1;
 
 		bench->took +=
@@ -231,7 +131,7 @@ __attribute__((noinline)) static void run_switch(struct bench *bench)
 	while (any) {
 		any = false;
 		for (unsigned p = 0; p < PORTS; p++)
-			any |= worker_batch(bench->workers[p], bench->snapshot) > 0;
+			any |= worker_batch(bench->engine.workers[p], bench->engine.snapshot) > 0;
 	}
 }
 
@@ -293,49 +193,36 @@ __attribute__((noinline)) static uint64_t run_bare(struct bench *bench)
 	bool any = true;
 
 	for (unsigned p = 0; p < PORTS; p++) {
-		rings[p].rx = memory_ring(&bench->ports[p], 0, false);
-		rings[p].tx = memory_ring(&bench->ports[p], 0, true);
+		rings[p].rx = memory_ring(&bench->engine.ports[p], 0, false);
+		rings[p].tx = memory_ring(&bench->engine.ports[p], 0, true);
 		rings[p].tx_at = rings[p].tx->head;
 	}
 	while (any) {
 		any = false;
 		for (unsigned p = 0; p < PORTS; p++)
-			any |= bare_batch(rings, bench->fdb, p, &lost) > 0;
+			any |= bare_batch(rings, bench->engine.fdbs[0], p, &lost) > 0;
 	}
 	return lost;
 }
 
 /* --- turns ----------------------------------------------------------------------------------- */
 
-static int compare(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(double *values, unsigned count)
-{
-	qsort(values, count, sizeof(*values), compare);
-	return values[count / 2];
-}
-
-/* Nanoseconds a frame over one turn of about ROUND_MS. */
+/* Nanoseconds a frame over one turn of about BENCH_ROUND_MS. */
 static double turn(struct bench *bench, bool bare, uint64_t *lost)
 {
-	uint64_t spent = 0, frames = 0, start = now_ns();
+	uint64_t spent = 0, frames = 0, start = bench_now_ns();
 
 	/* each keeps its own position in the rings; here they meet */
-	while (now_ns() - start < ROUND_MS * 1000000ull) {
+	while (bench_now_ns() - start < BENCH_ROUND_MS * 1000000ull) {
 		uint64_t t0;
 
 		fill(bench);
-		t0 = now_ns();
+		t0 = bench_now_ns();
 		if (bare)
 			*lost += run_bare(bench);
 		else
 			run_switch(bench);
-		spent += now_ns() - t0;
+		spent += bench_now_ns() - t0;
 		frames += (uint64_t)PORTS * FILL;
 		empty(bench);
 	}
@@ -360,8 +247,8 @@ static bool measure(unsigned addresses, bool last)
 			abort();
 		both[b]->addresses = addresses;
 		both[b]->random = 88172645463325252u;
-		open_ports(both[b], "memory", &slots, 1);
-		open_bridge(both[b], entries_max);
+		open_ports(&both[b]->engine, "memory", &slots, 1);
+		bench_bridges(&both[b]->engine, in_bridge, entries_max);
 		learn_all(both[b]);
 		turn(both[b], b == 0, &lost); /* warm */
 	}
@@ -369,14 +256,14 @@ static bool measure(unsigned addresses, bool last)
 		for (unsigned b = 0; b < 2; b++)
 			ns[b][round] = turn(both[b], b == 0, &lost);
 	}
-	stats_total(both[1]->stats, &total);
+	stats_total(both[1]->engine.stats, &total);
 	for (unsigned i = 0; i < DROP_REASONS; i++)
 		drops += total.rx_drops[i] + total.tx_drops[i];
 	balanced = total.rx_frames == both[1]->sent && total.tx_frames == both[1]->took &&
 		   total.rx_frames + total.copies == total.tx_frames + drops &&
 		   both[0]->took + lost == both[0]->sent;
-	bare_ns = median(ns[0], ROUNDS);
-	switch_ns = median(ns[1], ROUNDS);
+	bare_ns = bench_median(ns[0], ROUNDS);
+	switch_ns = bench_median(ns[1], ROUNDS);
 	printf("    {\"port\": \"memory\", \"macs\": %u, \"bare_ns\": %.2f, \"switch_ns\": %.2f, "
 	       "\"ratio\": %.3f, "
 	       "\"switch_frames\": %llu, \"bare_lost\": %llu, \"switch_drops\": %llu, "
@@ -386,7 +273,7 @@ static bool measure(unsigned addresses, bool last)
 	       (unsigned long long)drops, balanced ? "true" : "false", last ? "" : ",");
 	fflush(stdout);
 	for (unsigned b = 0; b < 2; b++) {
-		close_all(both[b], entries_max);
+		bench_close(&both[b]->engine);
 		free(both[b]);
 	}
 	return balanced;
@@ -395,53 +282,22 @@ static bool measure(unsigned addresses, bool last)
 /* --- null ports --------------------------------------------------------------------------------
  */
 
-/* From the generator to the one port that the lookup names. */
-static void bare_null_batch(struct bench *bench, struct frame *batch)
-{
-	struct port *in = &bench->ports[0];
-	struct frame *out[PORTS][FRAME_BATCH];
-	unsigned counts[PORTS] = {0};
-	uint64_t keys[FRAME_BATCH], homes[FRAME_BATCH];
-	struct port_counters *cell = stats_cell(bench->stats, 0, 0);
-	int count = in->ops->rx(&in->rxq[0], batch, FRAME_BATCH, cell);
-
-	for (int i = 0; i < count; i++) {
-		keys[i] = fdb_key(batch[i].data, 0);
-		homes[i] = fdb_prefetch(bench->fdb, keys[i]);
-	}
-	for (int i = 0; i < count; i++) {
-		int to = fdb_lookup_at(bench->fdb, homes[i], keys[i]);
-
-		if (to >= 0)
-			out[to][counts[to]++] = &batch[i];
-	}
-	for (unsigned p = 0; p < PORTS; p++) {
-		struct tx_report report = {0};
-
-		if (!counts[p])
-			continue;
-		in->ops->tx(&bench->ports[p].txq[0], out[p], counts[p], &report);
-		bench->took += report.sent;
-	}
-	in->ops->rx_done(&in->rxq[0]);
-}
-
 static double turn_null(struct bench *bench, bool bare)
 {
 	static struct frame batch[FRAME_BATCH];
-	uint64_t batches = 0, start = now_ns();
+	uint64_t batches = 0, start = bench_now_ns();
 
-	while (now_ns() - start < ROUND_MS * 1000000ull) {
+	while (bench_now_ns() - start < BENCH_ROUND_MS * 1000000ull) {
 		for (unsigned i = 0; i < NULL_BATCHES; i++) {
 			if (bare)
-				bare_null_batch(bench, batch);
+				bench->took += bench_bare_batch(&bench->engine, 0, 0, batch);
 			else
-				worker_batch(bench->workers[0], bench->snapshot);
+				worker_batch(bench->engine.workers[0], bench->engine.snapshot);
 		}
 		batches += NULL_BATCHES;
 	}
 	bench->sent += batches * FRAME_BATCH;
-	return (double)(now_ns() - start) / (double)(batches * FRAME_BATCH);
+	return (double)(bench_now_ns() - start) / (double)(batches * FRAME_BATCH);
 }
 
 static bool measure_null(unsigned addresses, bool last)
@@ -461,26 +317,26 @@ static bool measure_null(unsigned addresses, bool last)
 		both[b] = calloc(1, sizeof(*both[b]));
 		if (!both[b])
 			abort();
-		open_ports(both[b], "null", options, 2);
-		open_bridge(both[b], 2 * addresses + 64);
-		fdb_learn(both[b]->fdb, fdb_key(destination, 0), 1, 1);
+		open_ports(&both[b]->engine, "null", options, 2);
+		bench_bridges(&both[b]->engine, in_bridge, 2 * addresses + 64);
+		fdb_learn(both[b]->engine.fdbs[0], fdb_key(destination, 0), 1, 1);
 		turn_null(both[b], b == 0); /* warm; the switch learns the sources */
 	}
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		for (unsigned b = 0; b < 2; b++)
 			ns[b][round] = turn_null(both[b], b == 0);
 	}
-	stats_total(both[1]->stats, &total);
+	stats_total(both[1]->engine.stats, &total);
 	balanced = total.rx_frames == both[1]->sent && total.tx_frames == both[1]->sent &&
 		   both[0]->took == both[0]->sent;
-	bare_ns = median(ns[0], ROUNDS);
-	switch_ns = median(ns[1], ROUNDS);
+	bare_ns = bench_median(ns[0], ROUNDS);
+	switch_ns = bench_median(ns[1], ROUNDS);
 	printf("    {\"port\": \"null\", \"macs\": %u, \"bare_ns\": %.2f, \"switch_ns\": %.2f, "
 	       "\"ratio\": %.3f, \"switch_frames\": %llu, \"balanced\": %s}%s\n",
 	       addresses, bare_ns, switch_ns, bare_ns / switch_ns,
 	       (unsigned long long)both[1]->sent, balanced ? "true" : "false", last ? "" : ",");
 	for (unsigned b = 0; b < 2; b++) {
-		close_all(both[b], 2 * addresses + 64);
+		bench_close(&both[b]->engine);
 		free(both[b]);
 	}
 	return balanced;

@@ -1,14 +1,16 @@
 """The engine's own cost: switching between memory ports, and from one null port to another, beside
-a bare loop over the same ports with the same FDB lookup and nothing else.
+a bare loop over the same ports with the same FDB lookup and nothing else; and the same through a
+pipe between two bridges.
 
-The measuring is C, so that no interpreter stands between: tests/bench/bench_memory.c lets both
-take turns and prints the median nanoseconds a frame of each, for each number of addresses.
+The measuring is C, so that no interpreter stands between: tests/bench/bench_memory.c and
+bench_pipe.c let both take turns and print the median nanoseconds a frame of each, for each number
+of addresses.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.bench.cases import Sample
@@ -17,34 +19,45 @@ from tests.support.probes import tool
 from tests.support.topology import run
 
 NAME = "memory switching"
+PROGRAMS = {"bench_memory": NAME, "bench_pipe": f"{NAME}, pipe between two bridges"}
+PORTS = {
+    "memory": NAME,
+    "null": f"{NAME}, null ports",
+    "pipe": PROGRAMS["bench_pipe"],
+}
 OURS = "engine"
 BARE = "bare loop"
-TARGETS = {1000: 0.6}
+TARGETS = {("memory", 1000): 0.6, ("null", 1000): 0.6}
 RUNS_MAX = 3  # each takes nine turns of either
 
 
-def measure(rounds: int, say: Callable[[str], None]) -> list[Result]:
-    """One result for each number of addresses."""
+def measure(wanted: Sequence[str], rounds: int, say: Callable[[str], None]) -> list[Result]:
+    """One result for each kind of port and number of addresses, of the programs whose name
+    contains one of the texts."""
+    found: list[Result] = []
+    for program, name in PROGRAMS.items():
+        if any(text in name for text in wanted):
+            try:
+                found += _measure(program, min(rounds, RUNS_MAX), say)
+            except Exception as error:  # the other cases' figures must not be lost
+                say(f"{name}: {error!r}")
+                found.append(_empty(name, None, f"{type(error).__name__}: {error}"))
+    return found
+
+
+def _measure(program: str, rounds: int, say: Callable[[str], None]) -> list[Result]:
     found: dict[tuple[str, int], Result] = {}
-    try:
-        program = tool("bench_memory")
-        for number in range(min(rounds, RUNS_MAX)):
-            report: dict[str, Any] = json.loads(run(program))
-            for case in report["results"]:
-                port, macs = str(case["port"]), int(case["macs"])
-                name = NAME if port == "memory" else f"{NAME}, {port} ports"
-                result = found.setdefault(
-                    (port, macs), _empty(f"{name}, {macs:,} MACs", TARGETS.get(macs))
-                )
-                for side, field in ((OURS, "switch_ns"), (BARE, "bare_ns")):
-                    ns = float(case[field])
-                    result.samples[side].append(Sample(1e9 / ns, {"ns_per_frame": ns}))
-                say(
-                    f"{result.name} {number + 1}: {case['switch_ns']} ns, bare {case['bare_ns']} ns"
-                )
-    except Exception as error:  # the other cases' figures must not be lost
-        say(f"{NAME}: {error!r}")
-        return [_empty(NAME, None, f"{type(error).__name__}: {error}")]
+    path = tool(program)
+    for number in range(rounds):
+        report: dict[str, Any] = json.loads(run(path))
+        for case in report["results"]:
+            key = str(case["port"]), int(case["macs"])
+            name = f"{PORTS[key[0]]}, {key[1]:,} MACs"
+            result = found.setdefault(key, _empty(name, TARGETS.get(key)))
+            for side, field in ((OURS, "switch_ns"), (BARE, "bare_ns")):
+                ns = float(case[field])
+                result.samples[side].append(Sample(1e9 / ns, {"ns_per_frame": ns}))
+            say(f"{name} {number + 1}: {case['switch_ns']} ns, bare {case['bare_ns']} ns")
     return list(found.values())
 
 
