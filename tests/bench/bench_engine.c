@@ -25,10 +25,34 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-double bench_median(double *values, unsigned count)
+static double median(double *values, unsigned count)
 {
 	qsort(values, count, sizeof(*values), compare);
 	return values[count / 2];
+}
+
+struct bench_medians bench_compare(bench_turn *turn, void *bare, void *through)
+{
+	double ns[2][BENCH_ROUNDS];
+
+	turn(bare, true);
+	turn(through, false);
+	for (unsigned round = 0; round < BENCH_ROUNDS; round++) {
+		ns[0][round] = turn(bare, true);
+		ns[1][round] = turn(through, false);
+	}
+	return (struct bench_medians){.bare = median(ns[0], BENCH_ROUNDS),
+				      .through = median(ns[1], BENCH_ROUNDS)};
+}
+
+void bench_print(const char *port, unsigned addresses, const struct bench_medians *ns,
+		 uint64_t frames, const char *more, bool balanced, bool last)
+{
+	printf("    {\"port\": \"%s\", \"macs\": %u, \"bare_ns\": %.2f, \"switch_ns\": %.2f, "
+	       "\"ratio\": %.3f, \"switch_frames\": %llu%s, \"balanced\": %s}%s\n",
+	       port, addresses, ns->bare, ns->through, ns->bare / ns->through,
+	       (unsigned long long)frames, more, balanced ? "true" : "false", last ? "" : ",");
+	fflush(stdout);
 }
 
 void bench_port(struct bench_engine *engine, unsigned p, const char *type,

@@ -49,8 +49,21 @@ void bench_close(struct bench_engine *engine);
 uint64_t bench_bare_batch(struct bench_engine *engine, unsigned p, unsigned bridge,
 			  struct frame batch[FRAME_BATCH]);
 
+/* What both sides of a comparison took, in nanoseconds a frame: medians over BENCH_ROUNDS. */
+struct bench_medians {
+	double bare;
+	double through; /* the switch */
+};
+
+/* One turn of about BENCH_ROUND_MS on a program's own bench: nanoseconds a frame. */
+typedef double bench_turn(void *bench, bool bare);
+
+/* A turn of each that is not counted, then turn by turn. */
+struct bench_medians bench_compare(bench_turn *turn, void *bare, void *through);
+/* One element of "results". `more`: further fields, each behind a comma, or "". */
+void bench_print(const char *port, unsigned addresses, const struct bench_medians *ns,
+		 uint64_t frames, const char *more, bool balanced, bool last);
+
 void bench_die(const struct error *err);
 /* Processor time of this thread. */
 uint64_t bench_now_ns(void);
-/* Sorts the values. */
-double bench_median(double *values, unsigned count);

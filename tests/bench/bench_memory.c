@@ -7,9 +7,9 @@
  * Only they are timed. Filling the rx rings and emptying the tx rings, the far end's work, is not.
  * Then the same between null ports: one generates, one discards, and `bare` looks up in between.
  *
- * Prints JSON: per number of addresses the median nanoseconds a frame of each over ROUNDS turns,
- * and the ratio of their rates (bare / switch). Every frame is accounted for, or the exit status
- * is 1.
+ * Prints JSON: per number of addresses the median nanoseconds a frame of each over BENCH_ROUNDS
+ * turns, and the ratio of their rates (bare / switch). Every frame is accounted for, or the exit
+ * status is 1.
  *
  *     bench_memory [addresses ...]       default 4 1000 100000
  */
@@ -22,8 +22,6 @@
 
 enum {
 	PORTS = BENCH_PORTS,
-	ROUNDS = BENCH_ROUNDS,
-	SLOTS = 1024,
 	FILL = 960, /* frames a port and turn */
 	FRAME_BYTES = 60,
 	NULL_BATCHES = 256 /* between two looks at the clock */
@@ -35,6 +33,7 @@ struct bench {
 	uint64_t random;
 	uint64_t sent; /* frames filled in */
 	uint64_t took; /* frames emptied */
+	uint64_t lost; /* by the bare loop: no room or no port */
 };
 
 static uint32_t random_below(struct bench *bench, uint32_t n)
@@ -208,8 +207,9 @@ __attribute__((noinline)) static uint64_t run_bare(struct bench *bench)
 /* --- turns ----------------------------------------------------------------------------------- */
 
 /* Nanoseconds a frame over one turn of about BENCH_ROUND_MS. */
-static double turn(struct bench *bench, bool bare, uint64_t *lost)
+static double turn(void *context, bool bare)
 {
+	struct bench *bench = context;
 	uint64_t spent = 0, frames = 0, start = bench_now_ns();
 
 	/* each keeps its own position in the rings; here they meet */
@@ -219,7 +219,7 @@ static double turn(struct bench *bench, bool bare, uint64_t *lost)
 		fill(bench);
 		t0 = bench_now_ns();
 		if (bare)
-			*lost += run_bare(bench);
+			bench->lost += run_bare(bench);
 		else
 			run_switch(bench);
 		spent += bench_now_ns() - t0;
@@ -229,17 +229,29 @@ static double turn(struct bench *bench, bool bare, uint64_t *lost)
 	return (double)spent / (double)frames;
 }
 
+static bool balanced(const struct bench *bare, const struct bench *through, uint64_t *drops)
+{
+	struct port_counters total;
+
+	stats_total(through->engine.stats, &total);
+	*drops = 0;
+	for (unsigned i = 0; i < DROP_REASONS; i++)
+		*drops += total.rx_drops[i] + total.tx_drops[i];
+	return total.rx_frames == through->sent && total.tx_frames == through->took &&
+	       total.rx_frames + total.copies == total.tx_frames + *drops &&
+	       bare->took + bare->lost == bare->sent;
+}
+
 /* The ports of the switch and of the bare loop have the same rings, so each has its own bench. */
 static bool measure(unsigned addresses, bool last)
 {
 	uint32_t entries_max = addresses > 4096 ? 2 * addresses : 8192;
 	struct port_option slots = {"slots", "2048"};
 	struct bench *both[2];
-	struct port_counters total;
-	double ns[2][ROUNDS];
-	uint64_t lost = 0, drops = 0;
-	double bare_ns, switch_ns;
-	bool balanced;
+	struct bench_medians ns;
+	uint64_t drops;
+	char more[96];
+	bool whole;
 
 	for (unsigned b = 0; b < 2; b++) {
 		both[b] = calloc(1, sizeof(*both[b]));
@@ -250,41 +262,26 @@ static bool measure(unsigned addresses, bool last)
 		open_ports(&both[b]->engine, "memory", &slots, 1);
 		bench_bridges(&both[b]->engine, in_bridge, entries_max);
 		learn_all(both[b]);
-		turn(both[b], b == 0, &lost); /* warm */
 	}
-	for (unsigned round = 0; round < ROUNDS; round++) {
-		for (unsigned b = 0; b < 2; b++)
-			ns[b][round] = turn(both[b], b == 0, &lost);
-	}
-	stats_total(both[1]->engine.stats, &total);
-	for (unsigned i = 0; i < DROP_REASONS; i++)
-		drops += total.rx_drops[i] + total.tx_drops[i];
-	balanced = total.rx_frames == both[1]->sent && total.tx_frames == both[1]->took &&
-		   total.rx_frames + total.copies == total.tx_frames + drops &&
-		   both[0]->took + lost == both[0]->sent;
-	bare_ns = bench_median(ns[0], ROUNDS);
-	switch_ns = bench_median(ns[1], ROUNDS);
-	printf("    {\"port\": \"memory\", \"macs\": %u, \"bare_ns\": %.2f, \"switch_ns\": %.2f, "
-	       "\"ratio\": %.3f, "
-	       "\"switch_frames\": %llu, \"bare_lost\": %llu, \"switch_drops\": %llu, "
-	       "\"balanced\": %s}%s\n",
-	       addresses, bare_ns, switch_ns, bare_ns / switch_ns,
-	       (unsigned long long)both[1]->sent, (unsigned long long)lost,
-	       (unsigned long long)drops, balanced ? "true" : "false", last ? "" : ",");
-	fflush(stdout);
+	ns = bench_compare(turn, both[0], both[1]);
+	whole = balanced(both[0], both[1], &drops);
+	snprintf(more, sizeof(more), ", \"bare_lost\": %llu, \"switch_drops\": %llu",
+		 (unsigned long long)both[0]->lost, (unsigned long long)drops);
+	bench_print("memory", addresses, &ns, both[1]->sent, more, whole, last);
 	for (unsigned b = 0; b < 2; b++) {
 		bench_close(&both[b]->engine);
 		free(both[b]);
 	}
-	return balanced;
+	return whole;
 }
 
 /* --- null ports --------------------------------------------------------------------------------
  */
 
-static double turn_null(struct bench *bench, bool bare)
+static double turn_null(void *context, bool bare)
 {
 	static struct frame batch[FRAME_BATCH];
+	struct bench *bench = context;
 	uint64_t batches = 0, start = bench_now_ns();
 
 	while (bench_now_ns() - start < BENCH_ROUND_MS * 1000000ull) {
@@ -307,10 +304,9 @@ static bool measure_null(unsigned addresses, bool last)
 	struct port_option options[] = {{"generate_frames_per_s", "4294967295"},
 					{"generate_macs", macs}};
 	struct bench *both[2];
-	struct port_counters total;
-	double ns[2][ROUNDS];
-	double bare_ns, switch_ns;
-	bool balanced;
+	struct bench_medians ns;
+	uint64_t drops;
+	bool whole;
 
 	snprintf(macs, sizeof(macs), "%u", addresses);
 	for (unsigned b = 0; b < 2; b++) {
@@ -320,26 +316,16 @@ static bool measure_null(unsigned addresses, bool last)
 		open_ports(&both[b]->engine, "null", options, 2);
 		bench_bridges(&both[b]->engine, in_bridge, 2 * addresses + 64);
 		fdb_learn(both[b]->engine.fdbs[0], fdb_key(destination, 0), 1, 1);
-		turn_null(both[b], b == 0); /* warm; the switch learns the sources */
 	}
-	for (unsigned round = 0; round < ROUNDS; round++) {
-		for (unsigned b = 0; b < 2; b++)
-			ns[b][round] = turn_null(both[b], b == 0);
-	}
-	stats_total(both[1]->engine.stats, &total);
-	balanced = total.rx_frames == both[1]->sent && total.tx_frames == both[1]->sent &&
-		   both[0]->took == both[0]->sent;
-	bare_ns = bench_median(ns[0], ROUNDS);
-	switch_ns = bench_median(ns[1], ROUNDS);
-	printf("    {\"port\": \"null\", \"macs\": %u, \"bare_ns\": %.2f, \"switch_ns\": %.2f, "
-	       "\"ratio\": %.3f, \"switch_frames\": %llu, \"balanced\": %s}%s\n",
-	       addresses, bare_ns, switch_ns, bare_ns / switch_ns,
-	       (unsigned long long)both[1]->sent, balanced ? "true" : "false", last ? "" : ",");
+	ns = bench_compare(turn_null, both[0], both[1]); /* the switch learns the sources first */
+	both[1]->took = both[1]->sent;			 /* null ports take everything */
+	whole = balanced(both[0], both[1], &drops) && drops == 0;
+	bench_print("null", addresses, &ns, both[1]->sent, "", whole, last);
 	for (unsigned b = 0; b < 2; b++) {
 		bench_close(&both[b]->engine);
 		free(both[b]);
 	}
-	return balanced;
+	return whole;
 }
 
 int main(int argc, char **argv)
@@ -350,7 +336,7 @@ int main(int argc, char **argv)
 
 	printf("{\"bench\": \"memory\", \"ports\": %u, \"frame_bytes\": %u, \"rounds\": %u, "
 	       "\"results\": [\n",
-	       (unsigned)PORTS, (unsigned)FRAME_BYTES, (unsigned)ROUNDS);
+	       (unsigned)PORTS, (unsigned)FRAME_BYTES, (unsigned)BENCH_ROUNDS);
 	for (unsigned i = 0; i < 2 * count; i++) {
 		unsigned n = i % count;
 		unsigned addresses =

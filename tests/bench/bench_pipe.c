@@ -65,9 +65,10 @@ static void close_chain(struct bench *bench)
 }
 
 /* Nanoseconds a frame over one turn. */
-static double turn(struct bench *bench, bool bare)
+static double turn(void *context, bool bare)
 {
 	static struct frame batch[FRAME_BATCH];
+	struct bench *bench = context;
 	struct bench_engine *engine = &bench->engine;
 	uint64_t batches = 0, start = bench_now_ns();
 
@@ -99,8 +100,7 @@ static bool balanced(struct bench *bare, struct bench *through)
 static bool measure(unsigned addresses, bool last)
 {
 	struct bench *both[2];
-	double ns[2][BENCH_ROUNDS];
-	double bare_ns, switch_ns;
+	struct bench_medians ns;
 	bool whole;
 
 	for (unsigned b = 0; b < 2; b++) {
@@ -108,19 +108,10 @@ static bool measure(unsigned addresses, bool last)
 		if (!both[b])
 			abort();
 		open_chain(both[b], addresses);
-		turn(both[b], b == 0); /* warm; the switch learns the sources */
 	}
-	for (unsigned round = 0; round < BENCH_ROUNDS; round++) {
-		for (unsigned b = 0; b < 2; b++)
-			ns[b][round] = turn(both[b], b == 0);
-	}
+	ns = bench_compare(turn, both[0], both[1]);
 	whole = balanced(both[0], both[1]);
-	bare_ns = bench_median(ns[0], BENCH_ROUNDS);
-	switch_ns = bench_median(ns[1], BENCH_ROUNDS);
-	printf("    {\"port\": \"pipe\", \"macs\": %u, \"bare_ns\": %.2f, \"switch_ns\": %.2f, "
-	       "\"ratio\": %.3f, \"switch_frames\": %llu, \"balanced\": %s}%s\n",
-	       addresses, bare_ns, switch_ns, bare_ns / switch_ns,
-	       (unsigned long long)both[1]->sent, whole ? "true" : "false", last ? "" : ",");
+	bench_print("pipe", addresses, &ns, both[1]->sent, "", whole, last);
 	for (unsigned b = 0; b < 2; b++) {
 		close_chain(both[b]);
 		free(both[b]);

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.support.appliance import Appliance
+from tests.support.probes import threads_cpu_ns
 from tests.support.topology import Topology, linux_bridge, run
 
 
@@ -90,15 +91,6 @@ class Bridge(Subject):
 
     def join(self, stack: contextlib.ExitStack) -> None:
         stack.enter_context(linux_bridge(self.net))
-
-
-def threads_cpu_ns(pid: int) -> int:
-    """Time all threads of a process have run, in nanoseconds (proc(5), schedstat)."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):
-            total += int((task / "schedstat").read_text().split()[0])
-    return total
 
 
 class Ours(Subject):
