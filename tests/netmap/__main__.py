@@ -2,6 +2,7 @@
 
     NETMAP_KO=.../netmap.ko NETMAP_KERNEL=.../boot/vmlinuz-6.1.0-1-amd64 make test-netmap
     ... make test-netmap ARGS="N3 N10"        only these items
+    ... NETMAP_BRIDGE=... NETMAP_PKT_GEN=... make test-netmap ARGS=bench
 
 The guest's root file system is made of this machine's files (image.py), QEMU emulates its
 processors (machine.py), guest.py is what runs in it. Exit status 0: every check passed.
@@ -18,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.netmap import image, machine, report
+from tests.netmap import bench, image, machine, report
 
 USAGE = """\
 test-netmap: boots a kernel under QEMU and checks the netmap ports there. It needs
@@ -29,6 +30,9 @@ test-netmap: boots a kernel under QEMU and checks the netmap ports there. It nee
                   kernel's own, which netmap serves through its emulated adapter
   NETMAP_MODULES  optional: the kernel package's lib/modules/VERSION, for the modules veth and tun;
                   looked for beside NETMAP_KERNEL
+  NETMAP_BRIDGE, NETMAP_PKT_GEN
+                  optional: the module's own programs (apps/bridge/bridge, apps/pkt-gen/pkt-gen of
+                  its build), for the item bench: our forwarder beside that bridge, in figures
 
 and qemu-system-x86_64 (apt-get install qemu-system-x86).
 """
@@ -81,6 +85,16 @@ def module_order(given: Path, directory: Path) -> list[Path]:
     return [files[name] for name in order]
 
 
+def bench_programs(items: list[str]) -> dict[str, Path]:
+    """Without them only the item that needs them is left out, unless it was asked for."""
+    missing = [variable for variable in bench.PROGRAMS.values() if not os.environ.get(variable)]
+    if missing and bench.ITEM not in items:
+        if not items:
+            say(f"{bench.ITEM} is left out: {' and '.join(missing)} not set")
+        return {}
+    return {name: setting(variable) for name, variable in bench.PROGRAMS.items()}
+
+
 def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -92,10 +106,11 @@ def run(arguments: argparse.Namespace) -> int:
     if shutil.which(machine.PROGRAM) is None:
         raise UsageError(f"{machine.PROGRAM} is missing")
     modules = module_order(module, module_directory(kernel))
+    programs = bench_programs(arguments.items)
     console = image.ROOT / "build/netmap-console.txt"
     with tempfile.TemporaryDirectory(prefix="vswitch-netmap-") as home:
         initramfs = Path(home, "initramfs")
-        image.make(initramfs, modules, "tests.netmap.guest", arguments.items)
+        image.make(initramfs, modules, programs, "tests.netmap.guest", arguments.items)
         guest = machine.Machine(kernel, initramfs, console, LIMIT_S)
         passed = failed = 0
         ended = False

@@ -19,12 +19,13 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = Path("/usr/local/lib/vswitch/site-packages")  # where the guest's Python finds ours
+EXTRAS = Path("/usr/local/lib/netmap")  # programs that were given by their path
 TOOLS = ("cat", "ethtool", "ip", "ls", "ping", "sh", "sysctl", "tc")
 NOT_NEEDED = {"test", "idlelib", "lib2to3", "ensurepip", "turtledemo", "tkinter"}
 
@@ -182,8 +183,15 @@ def add_vswitch(archive: Archive) -> list[Path]:
     return binaries
 
 
-def make(path: Path, modules: Iterable[Path], check: str, arguments: Sequence[str]) -> None:
-    """Writes the archive: the guest loads `modules` in that order and runs `python -m check`."""
+def make(
+    path: Path,
+    modules: Iterable[Path],
+    extras: Mapping[str, Path],
+    check: str,
+    arguments: Sequence[str],
+) -> None:
+    """Writes the archive: the guest loads `modules` in that order and runs `python -m check`;
+    `extras` are programs by the name they get in EXTRAS."""
     with path.open("wb") as out:
         archive = Archive(out)
         archive.device(Path("/dev/console"), 5, 1)
@@ -193,6 +201,9 @@ def make(path: Path, modules: Iterable[Path], check: str, arguments: Sequence[st
         tools = programs(TOOLS)
         for tool in tools:
             archive.file(tool)
+        for name, program in extras.items():
+            archive.file(program, EXTRAS / name)
+        tools += extras.values()
         for library in sorted(libraries([*tools, *add_python(archive), *add_vswitch(archive)])):
             archive.file(library)
         archive.text(Path("/etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")

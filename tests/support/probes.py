@@ -6,6 +6,7 @@ not a sanitizer's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -41,6 +42,15 @@ def _read_json(process: subprocess.Popen[str], what: str, timeout_s: float) -> d
         raise RuntimeError(f"{what} ended with {process.returncode}: {out}")
     report: dict[str, Any] = json.loads(lines[-1])
     return report
+
+
+def threads_cpu_ns(pid: int) -> int:
+    """Time all threads of a process have run, in nanoseconds (proc(5), schedstat)."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            total += int((task / "schedstat").read_text().split()[0])
+    return total
 
 
 @dataclass(frozen=True)
