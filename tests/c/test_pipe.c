@@ -194,7 +194,7 @@ static void *receiver(void *arg)
 	return (void *)(uintptr_t)next;
 }
 
-/* Checklist N10: one thread sends as fast as it can, another receives with pauses. */
+/* N10 (docs/semantics.md): one thread sends as fast as it can, another receives with pauses. */
 static void test_crossing(void)
 {
 	struct pipe_test test;
