@@ -49,7 +49,8 @@ class Example:
         self._namespaces = _namespaces()
         with self._log.open("w") as log:  # a file: nobody who is left can keep a reader waiting
             self._process = subprocess.Popen(
-                [self._script],
+                # a run in the background has SIGINT ignored, and so would the script
+                ["env", "--default-signal=INT", self._script],
                 env={**os.environ, "TMPDIR": str(self._tmp)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
