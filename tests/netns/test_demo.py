@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
@@ -11,11 +10,8 @@ from tests.support.examples import EXAMPLES, TOP, Example
 
 DEMO = EXAMPLES / "demo"
 
-root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
 
 @pytest.mark.root
-@root
 def test_demo_runs_and_leaves_nothing() -> None:
     with Example("demo") as demo:
         assert demo.wait() == 0, demo.output
@@ -31,7 +27,6 @@ def test_demo_runs_and_leaves_nothing() -> None:
 
 
 @pytest.mark.root
-@root
 def test_demo_cleans_up_after_ctrl_c() -> None:
     with Example("demo") as demo:
         demo.wait_output("== ping")

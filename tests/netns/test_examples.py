@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
@@ -10,10 +9,7 @@ import pytest
 from tests.support import examples
 from tests.support.examples import Example
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
-]
+pytestmark = pytest.mark.root
 
 # `make demo` has tests of its own, in test_demo.py.
 NAMES = [name for name in examples.names() if name != "demo"]

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +18,7 @@ from tests.support.fastpath import Client, FastPath, bridge, port
 from tests.support.kills import Traffic, lost_by_us, pauses_ms, undisturbed_loss
 from tests.support.topology import Topology, wait_until
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
-]
+pytestmark = pytest.mark.root
 
 GAP_MS_MAX = 50.0
 
@@ -31,14 +27,6 @@ GAP_MS_MAX = 50.0
 def net() -> Iterator[Topology]:
     with Topology(hosts=2, addresses=False) as topology:
         yield topology
-
-
-@pytest.fixture
-def path(net: Topology, tmp_path: Path) -> Iterator[FastPath]:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
-    with FastPath(tmp_path, netns=net.switch) as started:
-        yield started
 
 
 def configure(client: Client, net: Topology, **options: str) -> None:

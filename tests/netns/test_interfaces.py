@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,24 +16,13 @@ from tests.support.fastpath import Client, FastPath, bridge, port
 from tests.support.probes import Load, passage, teach, tool
 from tests.support.topology import CommandError, Topology, remove_netns, run, wait_until
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
-]
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def net() -> Iterator[Topology]:
     with Topology(hosts=2, addresses=False) as topology:
         yield topology
-
-
-@pytest.fixture
-def path(net: Topology, tmp_path: Path) -> Iterator[FastPath]:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
-    with FastPath(tmp_path, netns=net.switch) as started:
-        yield started
 
 
 @pytest.fixture

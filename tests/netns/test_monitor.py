@@ -7,7 +7,6 @@ host 0 ══ veth ══ p0 [br0] p1 ══ veth ══ host 1
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +21,7 @@ from tests.support.fastpath import Client, FastPath, bridge, port
 from tests.support.topology import Topology, run, wait_until
 from tests.support.wire import HostPort
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
-]
+pytestmark = pytest.mark.root
 
 KILLS = 5
 

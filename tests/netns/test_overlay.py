@@ -6,7 +6,6 @@ socket at host 0 ══ veth ══ the port under test ── bridge ── mem
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,10 +32,7 @@ from tests.support.switch import Attached, NativeError, Switch, acquire
 from tests.support.topology import run, wait_until
 from tests.support.wire import in_netns
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
-]
+pytestmark = pytest.mark.root
 
 RIGS = {"vxlan": VxlanRig, "udp": UdpRig}
 

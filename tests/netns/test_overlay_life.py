@@ -5,7 +5,6 @@ host 0 ══ veth ══ p0 [br0] vx ══ underlay ══ vx0 of host 1's ker
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +18,7 @@ from tests.support.fastpath import Client, FastPath, bridge, port
 from tests.support.overlay import SWITCH, SWITCH6, VNI, Underlay, endpoint, vxlan_options
 from tests.support.topology import run, wait_until
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
-]
+pytestmark = pytest.mark.root
 
 KILLS = 8
 # The dead process's hands: a batch between its commitment and the system call that sends it.

@@ -32,10 +32,7 @@ from tests.support.fastpath import (
 )
 from tests.support.topology import Topology, run, wait_until
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-]
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture

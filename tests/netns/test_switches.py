@@ -5,10 +5,8 @@ host 0 ══ p0 [br0] ── pipe, or a switch ── [br1] p1 ══ host 1
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,10 +16,7 @@ from tests.support.fastpath import Client, FastPath, bridge, port
 from tests.support.kills import Traffic, lost_by_us, pauses_ms, undisturbed_loss
 from tests.support.topology import Topology, wait_until
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
-]
+pytestmark = pytest.mark.root
 
 KILLS = 10
 
@@ -30,14 +25,6 @@ KILLS = 10
 def net() -> Iterator[Topology]:
     with Topology(hosts=2) as topology:
         yield topology
-
-
-@pytest.fixture
-def path(net: Topology, tmp_path: Path) -> Iterator[FastPath]:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
-    with FastPath(tmp_path, netns=net.switch) as started:
-        yield started
 
 
 def ends(name: str, master: str, slave: str, **options: str) -> list[WirePort]:

@@ -8,7 +8,6 @@ host 0 ── TAP ── [br0] ── TAP ── host 1       the TAPs' interfac
 from __future__ import annotations
 
 import json
-import os
 import struct
 import time
 from collections.abc import Iterator
@@ -20,10 +19,7 @@ from tests.support.fastpath import Client, FastPath, bridge, port
 from tests.support.probes import Generator, Load, Sink, passage, teach
 from tests.support.topology import Topology, run, wait_until
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
-]
+pytestmark = pytest.mark.root
 
 MTU = 1500
 ETHERNET, IPV4, TCP = 14, 20, 20  # bytes of headers without options

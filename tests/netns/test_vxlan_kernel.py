@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -21,10 +20,7 @@ from tests.support.switch import Attached, Switch, acquire
 from tests.support.topology import run, wait_until
 from tests.support.wire import HostPort, in_netns
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
-]
+pytestmark = pytest.mark.root
 
 JUMBO_MTU = 9100
 STATION = "172.30.0.254"

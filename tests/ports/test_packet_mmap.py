@@ -38,10 +38,7 @@ from tests.support.topology import Topology, run, wait_until
 from tests.support.wire import in_netns
 from vswitch.kinds.backends import AfPacket
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
-]
+pytestmark = pytest.mark.root
 
 PACKET_RX_RING, PACKET_VERSION, PACKET_RESERVE, PACKET_VNET_HDR = 5, 10, 12, 15
 TP_STATUS_USER, TP_STATUS_COPY, TP_STATUS_LOSING = 1, 2, 4

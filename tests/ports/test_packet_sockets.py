@@ -35,10 +35,7 @@ from vswitch.filters import FilterError, compile_filter
 from vswitch.kinds.backends import AfPacket
 from vswitch.packet_filters import fanout_program, socket_filter
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root and network namespaces"),
-]
+pytestmark = pytest.mark.root
 
 PACKET_IGNORE_OUTGOING = 23
 

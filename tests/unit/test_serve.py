@@ -255,7 +255,7 @@ def test_directories_nobody_else_can_reach_are_refused(tmp_path: Path) -> None:
         serve.prepare(options)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a directory of somebody else")
+@pytest.mark.root
 def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, 12345)
     options = serve.Options((), tmp_path, tmp_path, None, None)
