@@ -39,9 +39,9 @@ static void tx_commit(struct tx *tx)
 /* --- sending --------------------------------------------------------------------------------- */
 
 /*
- * A spin lock costs one atomic exchange and a store, a mutex two exchanges: half a nanosecond a
- * frame at 20 frames a batch. Whoever has to wait sleeps after a while, for the holder may be
- * waiting for room in its device, or for our processor.
+ * A spin lock costs one atomic exchange and a store, a mutex two exchanges, once a batch and
+ * destination. Whoever has to wait sleeps after a while, for the holder may be waiting for room in
+ * its device, or for our processor.
  */
 static void tx_lock_slow(pthread_spinlock_t *lock)
 {
