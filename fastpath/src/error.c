@@ -1,3 +1,4 @@
+/* What it is and who runs it: error.h. */
 #include "error.h"
 
 #include <stdarg.h>

@@ -1,3 +1,4 @@
+/* What it is and who runs it: netmap_device.h. */
 #include "netmap_device.h"
 
 #include <errno.h>

@@ -1,3 +1,4 @@
+/* What it is and who runs it: netmap_host.h. */
 #include "netmap_host.h"
 
 #include <pthread.h>

@@ -1,3 +1,4 @@
+/* What it is and who runs it: offload.h. */
 #include "offload.h"
 
 #include <arpa/inet.h>

@@ -1,3 +1,4 @@
+/* What it is and who runs it: portspec.h. */
 #include "portspec.h"
 
 #include <errno.h>
