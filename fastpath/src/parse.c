@@ -214,14 +214,9 @@ static bool parse_ipv4(struct cursor *cursor, const struct frame *frame, struct 
 	return parse_l4(cursor, key);
 }
 
-/* Follows one extension header; false: not sound. *more: the next one is to be looked at. */
-static bool parse_extension(struct cursor *cursor, struct flow_key *key, bool *more)
+static bool parse_is_extension(uint8_t proto)
 {
-	const uint8_t *at;
-	uint32_t bytes;
-
-	*more = false;
-	switch (key->ip_proto) {
+	switch (proto) {
 	case PROTO_HOPOPTS:
 	case PROTO_ROUTING:
 	case PROTO_DSTOPTS:
@@ -230,11 +225,18 @@ static bool parse_extension(struct cursor *cursor, struct flow_key *key, bool *m
 	case PROTO_SHIM6:
 	case PROTO_FRAGMENT:
 	case PROTO_AH:
-		break;
-	default:
 		return true;
+	default:
+		return false;
 	}
-	at = cursor_need(cursor, 8);
+}
+
+/* Steps over one extension header; false: not sound. */
+static bool parse_extension(struct cursor *cursor, struct flow_key *key)
+{
+	const uint8_t *at = cursor_need(cursor, 8);
+	uint32_t bytes;
+
 	if (!at)
 		return false;
 	if (key->ip_proto == PROTO_FRAGMENT) {
@@ -249,8 +251,6 @@ static bool parse_extension(struct cursor *cursor, struct flow_key *key, bool *m
 		bytes = 8u * (at[1] + 1u);
 	}
 	key->ip_proto = at[0];
-	/* behind a later fragment's header there is payload, whatever next header says */
-	*more = !(key->layers & FLOW_LATER);
 	return cursor_skip(cursor, bytes);
 }
 
@@ -258,7 +258,7 @@ static bool parse_ipv6(struct cursor *cursor, const struct frame *frame, struct 
 {
 	const uint8_t *at = cursor_need(cursor, 40);
 	uint32_t payload_bytes;
-	bool more = true;
+	unsigned followed = 0;
 
 	if (!at || at[0] >> 4 != 6)
 		return false;
@@ -273,8 +273,9 @@ static bool parse_ipv6(struct cursor *cursor, const struct frame *frame, struct 
 		return false;
 	key->ip_version = 6;
 	key->layers |= FLOW_L3;
-	for (unsigned i = 0; more; i++) {
-		if (i == PARSE_EXTENSIONS_MAX || !parse_extension(cursor, key, &more))
+	/* behind a later fragment's header there is payload, whatever next header says */
+	while (parse_is_extension(key->ip_proto) && !(key->layers & FLOW_LATER)) {
+		if (followed++ == PARSE_EXTENSIONS_MAX || !parse_extension(cursor, key))
 			return false;
 	}
 	return parse_l4(cursor, key);

@@ -6,6 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -271,6 +272,16 @@ def test_fields(cut: tuple[bytes, list[int]]) -> None:
         field = getattr(key, name)
         got = bytes(ffi.buffer(field)) if isinstance(value, bytes) else field
         assert got == value, name
+
+
+@pytest.mark.parametrize("followed", [0, 1, EXTENSIONS_MAX, EXTENSIONS_MAX + 1])
+def test_extension_headers_up_to_the_limit(followed: int) -> None:
+    kinds = [60] * followed + [17]
+    body = b"".join(bytes([kind, 0]) + bytes(6) for kind in kinds[1:]) + bytes(8)
+    head = struct.pack("!IHBB", 6 << 28, len(body), kinds[0], 1) + bytes(32)
+    data = bytes(12) + b"\x86\xdd" + head + body
+    key = parsed(data, [len(data)])
+    assert key.layers == (L3 | L4 if followed <= EXTENSIONS_MAX else L3 | BAD)
 
 
 @given(cuts())
