@@ -90,7 +90,120 @@ class WireStatic(
         return f"static/{self.bridge}/{self.mac}/{self.vid}"
 
 
-WireObject = WireBridge | WirePort | WireStatic
+class WireGroup(
+    msgspec.Struct, frozen=True, tag_field="t", tag="group", forbid_unknown_fields=True
+):
+    """A named set of addresses, stations or ports that rules refer to.
+
+    ``masks``: (value, mask) of 4 bytes (IPv4), 16 (IPv6) or 6 (MAC); ``ranges``: (first, last) of
+    layer 4 ports. One of the two is empty.
+    """
+
+    name: str
+    masks: tuple[tuple[bytes, bytes], ...]
+    ranges: tuple[tuple[int, int], ...]
+
+    @property
+    def key(self) -> str:
+        return f"group/{self.name}"
+
+
+class WirePolicer(
+    msgspec.Struct, frozen=True, tag_field="t", tag="policer", forbid_unknown_fields=True
+):
+    """``unit`` "bits": rate in bit/s, burst in bytes; "frames": frames/s and frames."""
+
+    name: str
+    unit: str
+    rate: int
+    burst: int
+
+    @property
+    def key(self) -> str:
+        return f"policer/{self.name}"
+
+
+class WireAttach(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a set is asked: one of ``bridge`` and ``port``, the other is ""."""
+
+    bridge: str
+    port: str
+    egress: bool
+    order: int
+
+
+class WireRuleSet(
+    msgspec.Struct, frozen=True, tag_field="t", tag="ruleset", forbid_unknown_fields=True
+):
+    """A set without its rules, which are objects of their own."""
+
+    name: str
+    default_drop: bool
+    attach: tuple[WireAttach, ...]
+
+    @property
+    def key(self) -> str:
+        return f"ruleset/{self.name}"
+
+
+class WireTerm(msgspec.Struct, frozen=True, array_like=True):
+    """One field of a match; the frame fits when one of the alternatives does.
+
+    ``field``: in_port eth_dst eth_src eth_type vlan_tagged vlan_vid vlan_pcp ip_version ip_src
+    ip_dst ip_proto ip_dscp ip_ttl fragment l4_src l4_dst tcp_flags icmp_type icmp_code icmpv6_type
+    icmpv6_code arp_op arp_spa arp_tpa arp_sha arp_tha state.
+
+    ``masks``: (value, mask) in network byte order, of the field's own size (addresses of IP: 4 or
+    16 bytes, which also says the version; one byte otherwise, two for eth_type, vlan_vid and
+    arp_op). vlan_tagged: 1 or 0. ``ranges``: (first, last) of l4_src and l4_dst. ``words``: names
+    of ports for in_port; first later any none for fragment; new established related invalid for
+    state. ``group``: the alternatives are the group's.
+    """
+
+    field: str
+    masks: tuple[tuple[bytes, bytes], ...] = ()
+    ranges: tuple[tuple[int, int], ...] = ()
+    words: tuple[str, ...] = ()
+    group: str = ""
+
+
+class WireAction(msgspec.Struct, frozen=True, array_like=True):
+    """``type``: allow drop reject redirect mirror police set log jump. None: is not set.
+
+    ``vlan`` 0 in a bridge that filters no VLANs: the tag is taken off.
+    """
+
+    type: str
+    port: str = ""
+    snaplen: int = 0
+    policer: str = ""
+    ruleset: str = ""
+    vlan: int | None = None
+    pcp: int | None = None
+    dscp: int | None = None
+    eth_src: str = ""
+    eth_dst: str = ""
+
+
+class WireRule(msgspec.Struct, frozen=True, tag_field="t", tag="rule", forbid_unknown_fields=True):
+    """A rule that is enabled. All of ``match`` has to fit. ``expires_at``: Unix time; 0: never."""
+
+    ruleset: str
+    id: str
+    priority: int
+    match: tuple[WireTerm, ...]
+    action: WireAction
+    log: bool
+    expires_at: int
+
+    @property
+    def key(self) -> str:
+        return f"rule/{self.ruleset}/{self.id}"
+
+
+WireObject = (
+    WireBridge | WirePort | WireStatic | WireGroup | WirePolicer | WireRuleSet | WireRule
+)
 
 
 # --- client to forwarder ------------------------------------------------------------------------
@@ -154,6 +267,50 @@ class FlushFdb(msgspec.Struct, frozen=True, tag_field="t", tag="flush_fdb"):
 
 class Ping(msgspec.Struct, frozen=True, tag_field="t", tag="ping"):
     id: int
+
+
+class GetRuleCounters(msgspec.Struct, frozen=True, tag_field="t", tag="get_rule_counters"):
+    """Of a set's rules in their order, from position ``cursor``; at most ``limit``."""
+
+    id: int
+    ruleset: str
+    cursor: int
+    limit: int
+
+
+class Trace(msgspec.Struct, frozen=True, tag_field="t", tag="trace"):
+    """What would become of this frame? Moves nothing, counts nothing, learns nothing.
+
+    ``state``: a connection state to assume; "": what the table of connections says.
+    """
+
+    id: int
+    in_port: str
+    frame: bytes
+    state: str = ""
+
+
+class Analyse(msgspec.Struct, frozen=True, tag_field="t", tag="analyse"):
+    """Findings about a set's rules from the one at ``cursor`` on; takes a bounded time."""
+
+    id: int
+    ruleset: str
+    cursor: int
+
+
+class GetConnections(msgspec.Struct, frozen=True, tag_field="t", tag="get_connections"):
+    id: int
+    cursor: int
+    limit: int
+
+
+class FlushConnections(msgspec.Struct, frozen=True, tag_field="t", tag="flush_connections"):
+    """Those of a bridge, a port, an IP address; "": any."""
+
+    id: int
+    bridge: str
+    port: str
+    address: str
 
 
 # --- forwarder to client ------------------------------------------------------------------------
@@ -294,6 +451,28 @@ class BridgeState(msgspec.Struct, frozen=True):
     fdb_entries: int
 
 
+class RuleSetState(msgspec.Struct, frozen=True):
+    """``rules`` in force, the ``matches`` they were expanded to, ``tables`` and ``bytes`` of the
+    compiled form; ``failed``: by id, rules that are not in force, a bounded number of them."""
+
+    name: str
+    outcome: Outcome
+    rules: int
+    matches: int
+    tables: int
+    bytes: int
+    failed: dict[str, Outcome]
+
+
+class PolicerState(msgspec.Struct, frozen=True):
+    """Frames within the rate and beyond it."""
+
+    name: str
+    outcome: Outcome
+    passed: int
+    dropped: int
+
+
 class Status(msgspec.Struct, frozen=True, tag_field="t", tag="status"):
     """``statics``: by key, the static entries that are not in force; a bounded number of them.
 
@@ -310,6 +489,8 @@ class Status(msgspec.Struct, frozen=True, tag_field="t", tag="status"):
     bridges: tuple[BridgeState, ...]
     statics: dict[str, Outcome]
     vale: dict[str, tuple[str, ...]] = {}
+    rulesets: tuple[RuleSetState, ...] = ()
+    policers: tuple[PolicerState, ...] = ()
 
 
 class FdbRow(msgspec.Struct, frozen=True):
@@ -338,6 +519,136 @@ class Pong(msgspec.Struct, frozen=True, tag_field="t", tag="pong"):
     id: int
 
 
+class RuleHits(msgspec.Struct, frozen=True, array_like=True):
+    """``last_hit``: Unix time; 0: never."""
+
+    id: str
+    frames: int
+    bytes: int
+    last_hit: int
+
+
+class RuleCounters(msgspec.Struct, frozen=True, tag_field="t", tag="rule_counters"):
+    """``cursor`` 0: that was all."""
+
+    id: int
+    rows: tuple[RuleHits, ...]
+    cursor: int
+
+
+class TraceRule(msgspec.Struct, frozen=True):
+    """A rule that was looked at. ``field`` "": it matched; else the first field that did not, with
+    what the rule wants there and what the frame has, as texts."""
+
+    ruleset: str
+    rule: str
+    action: str
+    field: str
+    wanted: str
+    got: str
+
+
+class TraceStage(msgspec.Struct, frozen=True):
+    """``stage``: parse vlan_in rules_ingress fdb flood rules_egress tx; ``port``: that it is about,
+    "": none. ``result``: one word; ``detail``: a sentence. ``rules_left_out``: not matching rules
+    beyond those listed."""
+
+    stage: str
+    port: str
+    result: str
+    detail: str
+    rules: tuple[TraceRule, ...] = ()
+    rules_left_out: int = 0
+
+
+class Traced(msgspec.Struct, frozen=True, tag_field="t", tag="traced"):
+    """``verdict``: forward drop reject consumed; ``reason``: of the ledger, "" when forwarded.
+
+    ``fields``: what was read of the frame, by the names of :class:`WireTerm`, as texts.
+    """
+
+    id: int
+    generation: int
+    verdict: str
+    reason: str
+    out_ports: tuple[str, ...]
+    fields: dict[str, str]
+    stages: tuple[TraceStage, ...]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """``kind``: shadowed (an earlier rule takes all its frames and does something else), redundant
+    (... and does the same), contradictory (same match, other action, same priority), never_hit.
+
+    ``by``: the other rule; ``witness``: a frame that both match, as bytes; ``in_port`` to trace it
+    from, "" when the set is attached nowhere it could come in."""
+
+    kind: str
+    rule: str
+    by: str
+    witness: bytes
+    in_port: str
+
+
+class Analysed(msgspec.Struct, frozen=True, tag_field="t", tag="analysed"):
+    """``cursor`` 0: that was all."""
+
+    id: int
+    findings: tuple[Finding, ...]
+    cursor: int
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """``src`` began it. ICMP: ``src_port`` and ``dst_port`` are the identifier."""
+
+    bridge: str
+    vid: int
+    port: str
+    proto: int
+    src: str
+    dst: str
+    src_port: int
+    dst_port: int
+    state: str
+    tcp_state: str
+    expires_s: int
+    frames: tuple[int, int]
+    bytes: tuple[int, int]
+
+
+class Connections(msgspec.Struct, frozen=True, tag_field="t", tag="connections"):
+    """``cursor`` 0: that was all. ``count`` of ``max`` are in the table."""
+
+    id: int
+    rows: tuple[Connection, ...]
+    cursor: int
+    count: int
+    max: int
+
+
+class RuleLogRow(msgspec.Struct, frozen=True, array_like=True):
+    """A frame that a rule with ``log`` met. ``frame``: its number on its worker; ``head``: its
+    first bytes; ``out_port`` "" at ingress."""
+
+    time_ns: int
+    generation: int
+    frame: int
+    ruleset: str
+    rule: str
+    action: str
+    in_port: str
+    out_port: str
+    frame_len: int
+    head: bytes
+
+
+class RuleLog(msgspec.Struct, frozen=True, tag_field="t", tag="rule_log"):
+    """Comes by itself. ``lost``: records beyond the rate or the room since the last one."""
+
+    rows: tuple[RuleLogRow, ...]
+    lost: int
+
+
 class Event(msgspec.Struct, frozen=True, tag_field="t", tag="event"):
     """Something happened to ``object`` ("port/p1"): ask for its status."""
 
@@ -348,9 +659,38 @@ class Event(msgspec.Struct, frozen=True, tag_field="t", tag="event"):
 
 
 ToForwarder = (
-    Hello | Apply | Begin | Chunk | Commit | GetStats | GetStatus | GetFdb | FlushFdb | Ping
+    Hello
+    | Apply
+    | Begin
+    | Chunk
+    | Commit
+    | GetStats
+    | GetStatus
+    | GetFdb
+    | FlushFdb
+    | GetRuleCounters
+    | Trace
+    | Analyse
+    | GetConnections
+    | FlushConnections
+    | Ping
 )
-FromForwarder = Welcome | Ack | Refused | Stats | Status | Fdb | Flushed | Pong | Event
+FromForwarder = (
+    Welcome
+    | Ack
+    | Refused
+    | Stats
+    | Status
+    | Fdb
+    | Flushed
+    | RuleCounters
+    | Traced
+    | Analysed
+    | Connections
+    | RuleLog
+    | Pong
+    | Event
+)
 Message = ToForwarder | FromForwarder
 
 _encoder = msgspec.msgpack.Encoder()

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "policer.h"
 #include "port.h"
 #include "vlan.h"
 
@@ -39,6 +40,30 @@ struct port_config {
 	uint8_t cpu_count;		/* 0: workers are not pinned */
 	uint16_t cpus[PORT_QUEUES_MAX]; /* worker of queue q is pinned to cpus[q % cpu_count] */
 	uint64_t tagged[64];		/* bit v: VLAN v may pass tagged */
+};
+
+struct rules_set_config {
+	uint16_t id;
+	bool default_drop;
+};
+
+/* A set is asked at the ports of a bridge or at one port; the other one is RULE_NONE. */
+struct rules_attach_config {
+	uint16_t set;
+	uint16_t bridge;
+	uint16_t port;
+	bool egress;
+	int32_t order; /* sets of one stage come in the array's order; the caller has sorted them */
+};
+
+/* Everything about rules but the rules themselves, which engine_rules_update has. */
+struct rules_config {
+	const struct rules_set_config *sets;
+	unsigned set_count;
+	const struct rules_attach_config *attaches;
+	unsigned attach_count;
+	const struct policer_config *policers;
+	unsigned policer_count;
 };
 
 struct engine_config {

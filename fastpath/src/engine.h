@@ -13,24 +13,33 @@
 #include <stdint.h>
 
 #include "config.h"
+#include "conntrack.h"
 #include "error.h"
 #include "port.h"
+#include "rule.h"
+#include "rule_counters.h"
 #include "stats.h"
 
 /* cffi: begin */
 struct engine;
 
 struct engine_params {
-	unsigned ports_max;   /* default 256 */
-	unsigned bridges_max; /* default 64 */
-	unsigned workers_max; /* default 320 */
-	int stats_fd;	      /* memfd of engine_stats_bytes(); -1: private memory */
-	bool recover;	      /* the memory was left by a forwarder that died */
-	uint32_t spin_us;     /* adaptive polling: spin this long before sleeping; default 200 */
+	unsigned ports_max;    /* default 256 */
+	unsigned bridges_max;  /* default 64 */
+	unsigned workers_max;  /* default 320 */
+	int stats_fd;	       /* memfd of engine_stats_bytes(); -1: private memory */
+	bool recover;	       /* the memory was left by a forwarder that died */
+	uint32_t spin_us;      /* adaptive polling: spin this long before sleeping; default 200 */
+	unsigned sets_max;     /* rule sets; default 256 */
+	unsigned rules_max;    /* of all sets: slots; default 262144 */
+	unsigned policers_max; /* default 256 */
+	uint32_t connections_max; /* default 65536 */
+	int conntrack_fd;	  /* memfd of engine_conntrack_bytes(); -1: private memory */
 };
 
 uint64_t engine_stats_bytes(unsigned workers_max, unsigned ports_max);
 uint64_t engine_fdb_bytes(uint32_t entries_max);
+uint64_t engine_conntrack_bytes(uint32_t connections_max);
 
 int engine_create(const struct engine_params *params, struct engine **out, struct error *err);
 /* Stops the workers, detaches all ports, frees. Kernel queues keep what was not received. */
@@ -52,6 +61,46 @@ int engine_port_add(struct engine *engine, uint16_t id, const char *name, const 
 int engine_port_remove(struct engine *engine, uint16_t id, bool keep_counters, struct error *err);
 
 int engine_publish(struct engine *engine, const struct engine_config *config, struct error *err);
+
+/*
+ * Rules are changed aside, set by set, and seen all at once with the next engine_publish_rules (or
+ * engine_publish, which leaves the last rules_config in force). A set comes into being with its
+ * first update. EINVAL, ENOSPC, ENOMEM leave the set as it is.
+ */
+int engine_rules_update(struct engine *engine, uint16_t set, const uint32_t *removed,
+			unsigned removed_count, const struct rule_config *added,
+			unsigned added_count, struct error *err);
+/* EBUSY while the published rules name it. */
+int engine_rules_remove(struct engine *engine, uint16_t set, struct error *err);
+/* Ports, bridges, sets and policers that are named have to be there. Policers keep their state. */
+int engine_publish_rules(struct engine *engine, uint64_t generation,
+			 const struct rules_config *config, struct error *err);
+
+struct rules_set_size {
+	uint32_t rules;
+	uint32_t matches;
+	uint32_t tables;
+	uint64_t bytes;
+};
+int engine_rules_size(struct engine *engine, uint16_t set, struct rules_set_size *size);
+/* Sums of `count` slots from the first on. */
+void engine_rule_counters(struct engine *engine, uint32_t first, uint32_t count,
+			  struct rule_counter *sums);
+/* The slot's rule is gone or another; no worker uses it. */
+void engine_rule_counters_clear(struct engine *engine, uint32_t slot);
+void engine_policer_counters(struct engine *engine, uint16_t id, uint64_t *passed,
+			     uint64_t *dropped);
+/* Takes at most max records out, oldest first; *lost: records there was no room for since. */
+unsigned engine_rule_log(struct engine *engine, struct rule_log_record *records, unsigned max,
+			 uint64_t *lost);
+
+int engine_conntrack_dump(struct engine *engine, uint32_t *cursor, struct conntrack_row *rows,
+			  unsigned max);
+int engine_conntrack_flush(struct engine *engine, uint16_t bridge, uint16_t port,
+			   uint8_t ip_version, const uint8_t *address);
+uint32_t engine_conntrack_count(struct engine *engine);
+void engine_conntrack_settings(struct engine *engine, uint32_t port_quota,
+			       const struct conntrack_timeouts *timeouts);
 
 /* Returns when every frame received before the call has left the workers. */
 void engine_quiesce(struct engine *engine);

@@ -27,7 +27,8 @@ enum frame_flag {
 	FRAME_SHARED = 1 << 0,	   /* more than one destination: the bytes must not be written */
 	FRAME_NO_LEARN = 1 << 1,   /* NS_NO_LEARN */
 	FRAME_ORIGINATED = 1 << 2, /* made by the port's driver (an ARP reply), not received */
-	FRAME_SENT_COPY = 1 << 3   /* NS_TXMON: a monitor's copy of a frame that was sent */
+	FRAME_SENT_COPY = 1 << 3,  /* NS_TXMON: a monitor's copy of a frame that was sent */
+	FRAME_AS_IS = 1 << 4	   /* a rule's mirror copy: no rules, no VLAN edit on its way out */
 };
 
 /* Values of struct virtio_net_hdr (virtio 1.2, section 5.1.6). */

@@ -126,7 +126,7 @@ static bool parse_tcp(struct cursor *cursor, struct flow_key *key)
 	key->l4_src = load_be16(at);
 	key->l4_dst = load_be16(at + 2);
 	key->tcp_flags = at[13];
-	key->layers |= FLOW_L4;
+	key->layers |= FLOW_L4 | FLOW_PORTS;
 	return (at[12] >> 4) >= 5;
 }
 
@@ -138,7 +138,7 @@ static bool parse_ports(struct cursor *cursor, struct flow_key *key)
 		return false;
 	key->l4_src = load_be16(at);
 	key->l4_dst = load_be16(at + 2);
-	key->layers |= FLOW_L4;
+	key->layers |= FLOW_L4 | FLOW_PORTS;
 	return true;
 }
 
@@ -206,7 +206,7 @@ static bool parse_ipv4(struct cursor *cursor, const struct frame *frame, struct 
 	if (!parse_trim(cursor, frame, total_bytes) || !cursor_skip(cursor, header_bytes))
 		return false;
 	key->ip_version = 4;
-	key->layers |= FLOW_L3;
+	key->layers |= FLOW_L3 | FLOW_IP;
 	if (fragment & 0x3fff)
 		key->layers |= FLOW_FRAGMENT;
 	if (fragment & 0x1fff)
@@ -272,7 +272,7 @@ static bool parse_ipv6(struct cursor *cursor, const struct frame *frame, struct 
 	if (!parse_trim(cursor, frame, payload_bytes))
 		return false;
 	key->ip_version = 6;
-	key->layers |= FLOW_L3;
+	key->layers |= FLOW_L3 | FLOW_IP;
 	/* behind a later fragment's header there is payload, whatever next header says */
 	while (parse_is_extension(key->ip_proto) && !(key->layers & FLOW_LATER)) {
 		if (followed++ == PARSE_EXTENSIONS_MAX || !parse_extension(cursor, key))
@@ -290,7 +290,9 @@ static bool parse_arp(struct cursor *cursor, struct flow_key *key)
 	    at[5] != 4)
 		return false;
 	key->ip_proto = at[7];
+	memcpy(key->ip_src, at + 8, 6);
 	memcpy(key->ip_src + 12, at + 14, 4);
+	memcpy(key->ip_dst, at + 18, 6);
 	memcpy(key->ip_dst + 12, at + 24, 4);
 	key->layers |= FLOW_L3;
 	return true;
@@ -315,6 +317,11 @@ void parse_flow(const struct frame *frame, struct flow_key *key)
 		key->eth_src[i] = (uint8_t)(l2.src >> (40 - 8 * i));
 	}
 	key->vlan_pcp = (uint8_t)(l2.tci >> 13);
+	if (first.tags) {
+		key->layers |= FLOW_TAGGED;
+		/* a frame of a switch that filters VLANs has a VLAN already */
+		key->vid = key->vid ? key->vid : l2.tci & 0xfff;
+	}
 	key->eth_type = first.ethertype;
 	cursor_begin(&cursor, frame);
 	cursor_skip(&cursor, first.l3_offset);

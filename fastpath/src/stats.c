@@ -84,6 +84,11 @@ static const char *const reason_names[] = {
     [DROP_L3_PORT] = "l3_port",
     [DROP_NOT_ADDRESSED] = "not_addressed",
     [DROP_NO_NEIGHBOR] = "no_neighbor",
+    [DROP_RULE] = "rule",
+    [DROP_RULE_DEFAULT] = "rule_default",
+    [DROP_REJECTED] = "rejected",
+    [DROP_POLICED] = "policed",
+    [DROP_CONNECTION_LIMIT] = "connection_limit",
 };
 _Static_assert(sizeof(reason_names) / sizeof(reason_names[0]) == DROP_REASONS,
 	       "every reason has a name");

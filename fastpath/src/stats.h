@@ -56,6 +56,12 @@ enum drop_reason {
 	DROP_L3_PORT,	    /* no IP packet, or tagged */
 	DROP_NOT_ADDRESSED, /* flooded to a station whose address it does not bear */
 	DROP_NO_NEIGHBOR,   /* on the way in: nobody on the bridge answers for the destination */
+	/* by rules, on the way in or out */
+	DROP_RULE,	       /* a rule says drop */
+	DROP_RULE_DEFAULT,     /* no rule of a set matched, and its default is drop */
+	DROP_REJECTED,	       /* a rule says reject; the sender was told where that is allowed */
+	DROP_POLICED,	       /* beyond a policer's rate */
+	DROP_CONNECTION_LIMIT, /* begins a connection that there is no room for */
 	DROP_REASONS
 };
 

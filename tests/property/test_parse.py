@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.core import core
 
-L3, L4, FRAGMENT, LATER, BAD = 1, 2, 4, 8, 16
+L3, L4, FRAGMENT, LATER, BAD, TAGGED, IP, PORTS = (1 << bit for bit in range(8))
 EXTENSIONS = {0, 43, 44, 51, 60, 135, 139, 140}  # IANA: IPv6 extension header types that chain
 EXTENSIONS_MAX = 8
 
@@ -76,7 +76,9 @@ def model(frame: bytes) -> Key:
         return key
     tcis, key.eth_type, rest = read
     key.eth_dst, key.eth_src = frame[:6], frame[6:12]
-    key.vlan_pcp = tcis[0] >> 13 if tcis else 0
+    if tcis:
+        key.vlan_pcp = tcis[0] >> 13
+        key.layers |= TAGGED
     layers = {0x0800: model_ipv4, 0x86DD: model_ipv6, 0x0806: model_arp}
     try:
         if key.eth_type in layers:
@@ -91,7 +93,8 @@ def model_arp(key: Key, data: bytes) -> None:
     if head[:6] != b"\x00\x01\x08\x00\x06\x04":
         raise EndError
     key.ip_proto = head[7]
-    key.ip_src, key.ip_dst = bytes(12) + head[14:18], bytes(12) + head[24:28]
+    key.ip_src = head[8:14] + bytes(6) + head[14:18]
+    key.ip_dst = head[18:24] + bytes(6) + head[24:28]
     key.layers |= L3
 
 
@@ -106,7 +109,7 @@ def model_ipv4(key: Key, data: bytes) -> None:
         raise EndError
     packet, _ = take(data, total)
     key.ip_version = 4
-    key.layers |= L3
+    key.layers |= L3 | IP
     more, offset = word(head, 6) & 0x2000, word(head, 6) & 0x1FFF
     key.layers |= (FRAGMENT if more or offset else 0) | (LATER if offset else 0)
     model_l4(key, packet[length:])
@@ -121,7 +124,7 @@ def model_ipv6(key: Key, data: bytes) -> None:
     key.ip_src, key.ip_dst = head[8:24], head[24:40]
     rest, _ = take(rest, word(head, 4))
     key.ip_version = 6
-    key.layers |= L3
+    key.layers |= L3 | IP
     followed = 0
     while key.ip_proto in EXTENSIONS and not key.layers & LATER:
         if followed == EXTENSIONS_MAX:
@@ -146,7 +149,7 @@ def model_l4(key: Key, data: bytes) -> None:
     if key.ip_proto in (6, 17):
         head, _ = take(data, 20 if key.ip_proto == 6 else 8)
         key.l4_src, key.l4_dst = word(head, 0), word(head, 2)
-        key.layers |= L4
+        key.layers |= L4 | PORTS
         if key.ip_proto == 6:
             key.tcp_flags = head[13]
             if head[12] >> 4 < 5:
@@ -267,7 +270,7 @@ def test_fields(cut: tuple[bytes, list[int]]) -> None:
     key = parsed(data, lengths)
     expected = model(data)
     event(f"layers {expected.layers:#x}")
-    assert (key.vid, bytes(key.zero)) == (77, bytes(3))
+    assert (key.vid, key.state, bytes(key.zero)) == (77, 0, bytes(2))
     for name, value in vars(expected).items():
         field = getattr(key, name)
         got = bytes(ffi.buffer(field)) if isinstance(value, bytes) else field
@@ -281,7 +284,8 @@ def test_extension_headers_up_to_the_limit(followed: int) -> None:
     head = struct.pack("!IHBB", 6 << 28, len(body), kinds[0], 1) + bytes(32)
     data = bytes(12) + b"\x86\xdd" + head + body
     key = parsed(data, [len(data)])
-    assert key.layers == (L3 | L4 if followed <= EXTENSIONS_MAX else L3 | BAD)
+    sound = followed <= EXTENSIONS_MAX
+    assert key.layers == L3 | IP | (L4 | PORTS if sound else BAD)
 
 
 @given(cuts())

@@ -1,0 +1,48 @@
+/*
+ * What the rules of a stage decided for a flow, so that its next frame need not ask them again.
+ *
+ * An entry is found by the stage's number and the bits of the key that the stage looks at, all of
+ * them compared: what is found is what the full lookup would say. It is valid for one generation of
+ * the rules. The cache belongs to one worker: no atomics, no locks. The hash is keyed; a bucket is
+ * a cache line of tags that names at most FLOW_CACHE_WAYS entries, the one not used for longest
+ * goes, so what a hostile sender can do is to miss.
+ *
+ * Runs on: one worker.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "flow_key.h"
+
+struct classify_rule;
+
+enum {
+	FLOW_CACHE_ENTRIES = 131072, /* of a worker with rules; 100,000 flows fit */
+	FLOW_PATH_MAX = 6	     /* rules met on a way through a stage that can be kept */
+};
+
+/* The way of a frame through a stage: rules met in order; the last one decided, or `set` did. */
+struct flow_path {
+	uint8_t count;	     /* of rules; longer ways are not kept */
+	uint8_t verdict;     /* enum rules_verdict, rules.h */
+	uint16_t default_of; /* the set whose default decided; RULE_NONE: a rule did */
+	const struct classify_rule *rules[FLOW_PATH_MAX];
+};
+
+struct flow_cache; /* allocated whole when its worker first meets rules; never grows */
+
+/* NULL when there is no memory: the worker goes on without. */
+struct flow_cache *flow_cache_create(uint64_t seed);
+void flow_cache_destroy(struct flow_cache *cache);
+
+/* masked: key & needs, field by field. Returns the hash to give to the other two. */
+uint64_t flow_cache_prefetch(const struct flow_cache *cache, uint32_t stage,
+			     const struct flow_key *masked);
+/* NULL: not there. Valid until the next insert. */
+const struct flow_path *flow_cache_find(struct flow_cache *cache, uint64_t hash,
+					uint64_t generation, uint32_t stage,
+					const struct flow_key *masked);
+void flow_cache_insert(struct flow_cache *cache, uint64_t hash, uint64_t generation, uint32_t stage,
+		       const struct flow_key *masked, const struct flow_path *path);
