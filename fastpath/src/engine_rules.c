@@ -1,4 +1,4 @@
-/* Runs on: control thread. Rules, connections and what they counted, for engine.h. */
+/* Runs on: control thread. Rules and what they counted, for engine.h. */
 #include <errno.h>
 #include <string.h>
 
@@ -7,11 +7,6 @@
 static int absent(struct error *err)
 {
 	return error_set(err, ENOSYS, "rules are not there yet");
-}
-
-uint64_t engine_conntrack_bytes(uint32_t connections_max)
-{
-	return (uint64_t)connections_max * 128;
 }
 
 int engine_rules_update(struct engine *engine, uint16_t set, const uint32_t *removed,
@@ -67,31 +62,4 @@ unsigned engine_rule_log(struct engine *engine, struct rule_log_record *records,
 	(void)engine, (void)records, (void)max;
 	*lost = 0;
 	return 0;
-}
-
-int engine_conntrack_dump(struct engine *engine, uint32_t *cursor, struct conntrack_row *rows,
-			  unsigned max)
-{
-	(void)engine, (void)rows, (void)max;
-	*cursor = 0;
-	return 0;
-}
-
-int engine_conntrack_flush(struct engine *engine, uint16_t bridge, uint16_t port,
-			   uint8_t ip_version, const uint8_t *address)
-{
-	(void)engine, (void)bridge, (void)port, (void)ip_version, (void)address;
-	return 0;
-}
-
-uint32_t engine_conntrack_count(struct engine *engine)
-{
-	(void)engine;
-	return 0;
-}
-
-void engine_conntrack_settings(struct engine *engine, uint32_t port_quota,
-			       const struct conntrack_timeouts *timeouts)
-{
-	(void)engine, (void)port_quota, (void)timeouts;
 }
