@@ -3,11 +3,9 @@
 
 #include <string.h>
 
-enum {
-	RESERVED_BITS = 4, /* 01:80:c2:00:00:00 to 0f */
-	NOWHERE = FDB_PORTS_MAX
-};
-static const uint64_t RESERVED_MAC = 0x0180c2000000;
+#include "bridge_decide.h"
+
+enum { NOWHERE = FDB_PORTS_MAX };
 
 /* What one batch has in common. */
 struct forward {
@@ -31,14 +29,9 @@ struct pending {
 	uint64_t src_home;
 };
 
-static void drop(const struct forward *forward, enum drop_reason reason, uint64_t frames)
+static void drop(const struct forward *forward, unsigned reason, uint64_t frames)
 {
 	counter_add(&forward->cell->rx_drops[reason], frames);
-}
-
-static inline uint64_t mac_key(uint64_t mac, uint16_t vid)
-{
-	return mac << 16 | (uint64_t)vid << 4 | 1;
 }
 
 static inline uint64_t key_mac(uint64_t key)
@@ -59,11 +52,6 @@ static void list_add(struct bridge_lists *lists, uint16_t port, struct frame *fr
 /* --- first pass: is the frame fit to enter? ----------------------------------------------------
  */
 
-static bool isolated(const struct bridge_port *a, const struct bridge_port *b)
-{
-	return a->isolation_group && a->isolation_group == b->isolation_group;
-}
-
 /* Addresses differ in their low bits, 16 and up, VLANs in theirs, 4 and up. */
 static inline uint64_t *seen_at(struct bridge_seen *seen, uint64_t key)
 {
@@ -77,6 +65,7 @@ __attribute__((always_inline)) static inline bool accept(struct forward *forward
 							 bool learning)
 {
 	struct l2 l2;
+	unsigned refusal;
 	uint16_t vid;
 
 	frame->in_port = forward->in_port;
@@ -86,13 +75,9 @@ __attribute__((always_inline)) static inline bool accept(struct forward *forward
 		drop(forward, DROP_MALFORMED, 1);
 		return false;
 	}
-	if (__builtin_expect((l2.src & MAC_GROUP) || !l2.src, 0)) {
-		drop(forward, DROP_SOURCE_INVALID, 1);
-		return false;
-	}
-	if (__builtin_expect(l2.dst >> RESERVED_BITS == RESERVED_MAC >> RESERVED_BITS, 0) &&
-	    !forward->bridge->reserved_forward) {
-		drop(forward, DROP_RESERVED_MAC, 1);
+	refusal = bridge_address_refusal(forward->bridge, &l2);
+	if (__builtin_expect(refusal != BRIDGE_PASSES, 0)) {
+		drop(forward, refusal, 1);
 		return false;
 	}
 	if (filtering && !vlan_in(&forward->in->vlan, frame, l2.tci)) {
@@ -100,9 +85,9 @@ __attribute__((always_inline)) static inline bool accept(struct forward *forward
 		return false;
 	}
 	vid = filtering ? frame->vid : 0;
-	pending->dst_key = mac_key(l2.dst, vid);
+	pending->dst_key = bridge_key(l2.dst, vid);
 	if (learning) {
-		uint64_t key = mac_key(l2.src, vid);
+		uint64_t key = bridge_key(l2.src, vid);
 
 		pending->src_key = 0;
 		if (*seen_at(forward->seen, key) != key && !(frame->flags & FRAME_NO_LEARN)) {
@@ -138,24 +123,16 @@ static void learn(struct forward *forward, const struct pending *pending)
 static void flood(struct forward *forward, struct frame *frame)
 {
 	const struct bridge *bridge = forward->bridge;
-	enum drop_reason reason = DROP_NO_DESTINATION;
+	unsigned reason = DROP_NO_DESTINATION;
 	unsigned copies = 0;
 
 	for (unsigned i = 0; i < bridge->port_count; i++) {
 		uint16_t id = bridge->ports[i];
-		const struct bridge_port *port = &forward->tables->ports[id];
+		unsigned refusal =
+		    bridge_flood_refusal(forward->tables, bridge, forward->in_port, id, frame->vid);
 
-		if (id == forward->in_port)
-			continue;
-		if (bridge->vlan_filtering && !vlan_member(&port->vlan, frame->vid))
-			continue;
-		if (isolated(forward->in, port)) {
-			reason = DROP_ISOLATED;
-			continue;
-		}
-		if (!port->flood) {
-			if (reason != DROP_ISOLATED)
-				reason = DROP_FLOOD_OFF;
+		if (refusal != BRIDGE_PASSES) {
+			reason = refusal < reason ? refusal : reason;
 			continue;
 		}
 		list_add(forward->lists, id, frame);
@@ -170,33 +147,12 @@ static void flood(struct forward *forward, struct frame *frame)
 	forward->copies += copies - 1;
 }
 
-static bool flood_allowed(const struct bridge *bridge, uint64_t dst)
-{
-	if (!(dst & MAC_GROUP))
-		return bridge->flood_unknown_unicast;
-	return dst == MAC_BROADCAST ? bridge->flood_broadcast : bridge->flood_multicast;
-}
-
 static void flood_or_drop(struct forward *forward, struct frame *frame, uint64_t dst)
 {
-	if (flood_allowed(forward->bridge, dst))
+	if (bridge_floods(forward->bridge, dst))
 		flood(forward, frame);
 	else
 		drop(forward, DROP_FLOOD_OFF, 1);
-}
-
-/* The FDB names a port that must not get the frame: why? */
-static void unicast_refused(const struct forward *forward, uint16_t id)
-{
-	const struct bridge_port *port = &forward->tables->ports[id];
-
-	if (id == forward->in_port)
-		drop(forward, DROP_SAME_PORT, 1);
-	else if (id < forward->tables->ports_max && port->bridge == forward->in->bridge &&
-		 port->admin_up && isolated(forward->in, port))
-		drop(forward, DROP_ISOLATED, 1);
-	else
-		drop(forward, DROP_DESTINATION_DOWN, 1);
 }
 
 /* The one port that gets the frame, or NOWHERE: it is flooded or dropped already. */
@@ -219,9 +175,10 @@ decide(struct forward *forward, struct frame *frame, const struct pending *pendi
 		return NOWHERE;
 	}
 	id = (unsigned)found & (FDB_PORTS_MAX - 1);
-	if (__builtin_expect(!(reach[id / 64] >> (id % 64) & 1), 0) ||
-	    (filtering && !vlan_member(&forward->tables->ports[id].vlan, frame->vid))) {
-		unicast_refused(forward, (uint16_t)id);
+	if (__builtin_expect(!bridge_reaches(forward->tables, reach, id, filtering, frame->vid),
+			     0)) {
+		drop(forward,
+		     bridge_unicast_refusal(forward->tables, forward->in_port, (uint16_t)id), 1);
 		return NOWHERE;
 	}
 	return id;
@@ -328,7 +285,7 @@ void bridge_reach(struct bridge_port *ports, unsigned ports_max)
 			const struct bridge_port *port = &ports[to];
 
 			if (to != from && port->present && port->admin_up &&
-			    port->bridge == in->bridge && !isolated(in, port))
+			    port->bridge == in->bridge && !bridge_isolated(in, port))
 				in->reach[to / 64] |= (uint64_t)1 << (to % 64);
 		}
 	}

@@ -276,7 +276,7 @@ static bool tx_fits(struct way_out *out, const struct frame *frame)
 			return false;
 		}
 	}
-	if (out->mtu && bytes > out->mtu + frame->l3_offset) {
+	if (tx_too_big(out->mtu, bytes, frame->l3_offset)) {
 		drop(out, DROP_TOO_BIG);
 		return false;
 	}
@@ -335,15 +335,6 @@ static void tx_destination(struct way_out *out, struct frame *const *frames, uns
 	tx_drain(out);
 }
 
-static uint32_t mtu_of(const struct tx_port *to)
-{
-	uint32_t mtu = atomic_load_explicit(&to->port->mtu, memory_order_relaxed);
-
-	if (!mtu || (to->bridge_mtu && to->bridge_mtu < mtu))
-		mtu = to->bridge_mtu;
-	return mtu;
-}
-
 void tx_flush(struct tx *tx, const struct tx_port *ports, const struct bridge_port *bridge_ports,
 	      struct bridge_lists *lists)
 {
@@ -356,7 +347,7 @@ void tx_flush(struct tx *tx, const struct tx_port *ports, const struct bridge_po
 		    .vlan = to->vlan_filtering ? &bridge_ports[id].vlan : NULL,
 		    .cell = &tx->cells[id],
 		    .caps = atomic_load_explicit(&to->port->caps, memory_order_relaxed),
-		    .mtu = mtu_of(to),
+		    .mtu = tx_mtu(to),
 		    .refuse = to->offload_policy == OFFLOAD_REFUSE,
 		};
 

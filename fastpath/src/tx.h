@@ -61,6 +61,21 @@ struct tx {
 	_Alignas(64) uint8_t scratch[TX_SCRATCH_BYTES];
 };
 
+/* Bytes behind the Ethernet header and tags that the port and its bridge take; 0: no limit. */
+static inline uint32_t tx_mtu(const struct tx_port *to)
+{
+	uint32_t mtu = atomic_load_explicit(&to->port->mtu, memory_order_relaxed);
+
+	if (!mtu || (to->bridge_mtu && to->bridge_mtu < mtu))
+		mtu = to->bridge_mtu;
+	return mtu;
+}
+
+static inline bool tx_too_big(uint32_t mtu, uint32_t bytes, uint8_t l3_offset)
+{
+	return mtu && bytes > mtu + l3_offset;
+}
+
 /* Sends what is on the lists and empties them. `ports` by id, as bridge_tables.ports. */
 void tx_flush(struct tx *tx, const struct tx_port *ports, const struct bridge_port *bridge_ports,
 	      struct bridge_lists *lists);
