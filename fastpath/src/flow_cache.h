@@ -3,9 +3,12 @@
  *
  * An entry is found by the stage's number and the bits of the key that the stage looks at, all of
  * them compared: what is found is what the full lookup would say. It is valid for one generation of
- * the rules. The cache belongs to one worker: no atomics, no locks. The hash is keyed; a bucket is
- * a cache line of tags that names at most FLOW_CACHE_WAYS entries, the one not used for longest
- * goes, so what a hostile sender can do is to miss.
+ * the rules. The cache belongs to one worker: no atomics, no locks.
+ *
+ * The hash is keyed and names two sets, each a cache line of tags over FLOW_CACHE_WAYS entries. A
+ * new flow goes to the emptier one; where both are full, the entry not used for longest goes, so
+ * what a hostile sender can do is to miss. A batch asks in three steps, so that memory is fetched
+ * while others are looked at: prefetch for all its frames, prefetch_entry for all, find for all.
  *
  * Runs on: one worker.
  */
@@ -20,6 +23,7 @@ struct classify_rule;
 
 enum {
 	FLOW_CACHE_ENTRIES = 131072, /* of a worker with rules; 100,000 flows fit */
+	FLOW_CACHE_WAYS = 8,	     /* entries of a set */
 	FLOW_PATH_MAX = 6	     /* rules met on a way through a stage that can be kept */
 };
 
@@ -28,6 +32,7 @@ struct flow_path {
 	uint8_t count;	     /* of rules; longer ways are not kept */
 	uint8_t verdict;     /* enum rules_verdict, rules.h */
 	uint16_t default_of; /* the set whose default decided; RULE_NONE: a rule did */
+	uint32_t stage;	     /* the cache's: of which stage it is */
 	const struct classify_rule *rules[FLOW_PATH_MAX];
 };
 
@@ -37,9 +42,11 @@ struct flow_cache; /* allocated whole when its worker first meets rules; never g
 struct flow_cache *flow_cache_create(uint64_t seed);
 void flow_cache_destroy(struct flow_cache *cache);
 
-/* masked: key & needs, field by field. Returns the hash to give to the other two. */
+/* masked: key & needs, field by field. Returns the hash to give to the others. */
 uint64_t flow_cache_prefetch(const struct flow_cache *cache, uint32_t stage,
 			     const struct flow_key *masked);
+/* For speed only, between the other two. */
+void flow_cache_prefetch_entry(const struct flow_cache *cache, uint64_t hash);
 /* NULL: not there. Valid until the next insert. */
 const struct flow_path *flow_cache_find(struct flow_cache *cache, uint64_t hash,
 					uint64_t generation, uint32_t stage,

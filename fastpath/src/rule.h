@@ -69,7 +69,7 @@ struct rule_action {
 	uint32_t snaplen;
 };
 
-/* (key & mask) == value, and where the mask has a port, lo <= port <= hi. value & ~mask is 0. */
+/* (key & mask) == value and lo <= port <= hi, both of it always. value & ~mask is 0. */
 struct rule_match {
 	struct flow_key value;
 	struct flow_key mask; /* of l4_src, l4_dst: 0 (any, or a range) or 0xffff */

@@ -1,0 +1,224 @@
+/* What it is and who runs it: flow_cache.h. */
+#include "flow_cache.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	SETS = FLOW_CACHE_ENTRIES / FLOW_CACHE_WAYS,
+	SET_BITS = 14,
+	KEY_WORDS = sizeof(struct flow_key) / sizeof(uint64_t)
+};
+static_assert(SETS == 1 << SET_BITS, "a set is named by SET_BITS of a hash");
+
+/* Tag 0: empty. `used`: the cache's clock when the entry last did something. */
+struct flow_set {
+	_Alignas(64) uint32_t tag[FLOW_CACHE_WAYS];
+	uint32_t used[FLOW_CACHE_WAYS];
+};
+static_assert(sizeof(struct flow_set) == 64, "one cache line");
+
+struct flow_entry {
+	_Alignas(64) struct flow_key key;
+	uint64_t generation;
+	struct flow_path path;
+};
+static_assert(sizeof(struct flow_entry) == 128, "two cache lines");
+
+struct flow_cache {
+	uint64_t seed[KEY_WORDS + 1];
+	uint32_t clock; /* one insertion, one tick */
+	_Alignas(64) struct flow_set sets[SETS];
+	struct flow_entry entries[SETS][FLOW_CACHE_WAYS];
+};
+
+/* splitmix64: eight words of a seed from one. */
+static uint64_t seed_next(uint64_t *state)
+{
+	uint64_t z = *state += 0x9e3779b97f4a7c15;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+	z = (z ^ z >> 27) * 0x94d049bb133111eb;
+	return z ^ z >> 31;
+}
+
+struct flow_cache *flow_cache_create(uint64_t seed)
+{
+	struct flow_cache *cache = aligned_alloc(64, sizeof(*cache));
+
+	if (!cache)
+		return NULL;
+	memset(cache, 0, sizeof(*cache)); /* every page is there before a frame needs it */
+	for (unsigned i = 0; i <= KEY_WORDS; i++)
+		cache->seed[i] = seed_next(&seed);
+	return cache;
+}
+
+void flow_cache_destroy(struct flow_cache *cache)
+{
+	free(cache);
+}
+
+static inline uint64_t fold(uint64_t a, uint64_t b)
+{
+	unsigned __int128 product = (unsigned __int128)a * b;
+
+	return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static inline uint64_t flow_cache_hash(const struct flow_cache *cache, uint32_t stage,
+				       const struct flow_key *masked)
+{
+	const uint64_t *seed = cache->seed;
+	uint64_t word[KEY_WORDS], sum = 0;
+
+	memcpy(word, masked, sizeof(word));
+	for (unsigned i = 0; i < KEY_WORDS; i += 2)
+		sum ^= fold(word[i] ^ seed[i], word[i + 1] ^ seed[i + 1]);
+	return fold(sum ^ stage, seed[KEY_WORDS] | 1);
+}
+
+static inline unsigned set_first(uint64_t hash)
+{
+	return (unsigned)(hash >> (64 - SET_BITS));
+}
+
+static inline unsigned set_second(uint64_t hash)
+{
+	return (unsigned)(hash >> (64 - 2 * SET_BITS)) & (SETS - 1);
+}
+
+static inline uint32_t tag_of(uint64_t hash)
+{
+	return (uint32_t)hash | 1;
+}
+
+/* The ways of a set that carry the tag, a bit each. */
+static inline unsigned set_ways(const struct flow_set *set, uint32_t tag)
+{
+	unsigned ways = 0;
+
+	for (unsigned w = 0; w < FLOW_CACHE_WAYS; w++)
+		ways |= (unsigned)(set->tag[w] == tag) << w;
+	return ways;
+}
+
+uint64_t flow_cache_prefetch(const struct flow_cache *cache, uint32_t stage,
+			     const struct flow_key *masked)
+{
+	uint64_t hash = flow_cache_hash(cache, stage, masked);
+
+	__builtin_prefetch(&cache->sets[set_first(hash)]);
+	__builtin_prefetch(&cache->sets[set_second(hash)]);
+	return hash;
+}
+
+void flow_cache_prefetch_entry(const struct flow_cache *cache, uint64_t hash)
+{
+	unsigned s = set_first(hash);
+	unsigned ways = set_ways(&cache->sets[s], tag_of(hash));
+	const struct flow_entry *entry;
+
+	if (!ways) {
+		s = set_second(hash);
+		ways = set_ways(&cache->sets[s], tag_of(hash));
+		if (!ways)
+			return;
+	}
+	entry = &cache->entries[s][__builtin_ctz(ways)];
+	__builtin_prefetch(entry);
+	__builtin_prefetch(&entry->generation);
+}
+
+static inline struct flow_path *find_in(struct flow_cache *cache, unsigned s, uint64_t hash,
+					uint64_t generation, uint32_t stage,
+					const struct flow_key *masked)
+{
+	struct flow_set *set = &cache->sets[s];
+
+	for (unsigned ways = set_ways(set, tag_of(hash)); ways; ways &= ways - 1) {
+		unsigned w = (unsigned)__builtin_ctz(ways);
+		struct flow_entry *entry = &cache->entries[s][w];
+
+		if (entry->generation != generation || entry->path.stage != stage ||
+		    memcmp(&entry->key, masked, sizeof(*masked)) != 0)
+			continue;
+		if (set->used[w] != cache->clock)
+			set->used[w] = cache->clock;
+		return &entry->path;
+	}
+	return NULL;
+}
+
+const struct flow_path *flow_cache_find(struct flow_cache *cache, uint64_t hash,
+					uint64_t generation, uint32_t stage,
+					const struct flow_key *masked)
+{
+	struct flow_path *path = find_in(cache, set_first(hash), hash, generation, stage, masked);
+
+	return path ? path : find_in(cache, set_second(hash), hash, generation, stage, masked);
+}
+
+/* How much an entry is worth keeping: 0 an empty one, then the older the less. */
+static uint32_t way_worth(const struct flow_cache *cache, unsigned s, unsigned w,
+			  uint64_t generation)
+{
+	const struct flow_set *set = &cache->sets[s];
+
+	if (!set->tag[w] || cache->entries[s][w].generation != generation)
+		return 0;
+	return UINT32_MAX - (cache->clock - set->used[w]);
+}
+
+/* The least worthy way of a set; *free_ways: how many hold nothing. */
+static unsigned way_least(const struct flow_cache *cache, unsigned s, uint64_t generation,
+			  unsigned *free_ways, uint32_t *worth)
+{
+	unsigned least = 0;
+
+	*free_ways = 0;
+	*worth = UINT32_MAX;
+	for (unsigned w = 0; w < FLOW_CACHE_WAYS; w++) {
+		uint32_t now = way_worth(cache, s, w, generation);
+
+		*free_ways += now == 0;
+		if (now < *worth) {
+			*worth = now;
+			least = w;
+		}
+	}
+	return least;
+}
+
+void flow_cache_insert(struct flow_cache *cache, uint64_t hash, uint64_t generation, uint32_t stage,
+		       const struct flow_key *masked, const struct flow_path *path)
+{
+	unsigned s[2] = {set_first(hash), set_second(hash)}, ways[2], free_ways[2], at;
+	uint32_t worth[2];
+	struct flow_entry *entry;
+	struct flow_path *known;
+
+	if (path->count > FLOW_PATH_MAX)
+		return;
+	known = (struct flow_path *)flow_cache_find(cache, hash, generation, stage, masked);
+	if (known) {
+		*known = *path;
+		known->stage = stage;
+		return;
+	}
+	for (unsigned i = 0; i < 2; i++)
+		ways[i] = way_least(cache, s[i], generation, &free_ways[i], &worth[i]);
+	if (free_ways[0] || free_ways[1])
+		at = free_ways[1] > free_ways[0];
+	else
+		at = worth[1] < worth[0];
+	cache->clock++;
+	entry = &cache->entries[s[at]][ways[at]];
+	entry->key = *masked;
+	entry->generation = generation;
+	entry->path = *path;
+	entry->path.stage = stage;
+	cache->sets[s[at]].tag[ways[at]] = tag_of(hash);
+	cache->sets[s[at]].used[ways[at]] = cache->clock;
+}
