@@ -21,27 +21,25 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 # Lowest first. A file sees its own layer and those below it.
 LAYERS = (
     {"error", "frame", "flow_key", "ring", "stats", "offload", "checksum", "cbpf"}
-    | {"netmap_abi", "portspec", "overlay_wire", "vxlan_wire"},
-    {
-        "parse",
-        "vlan",
-        "fdb",
-        "overlay_inner",
-        "neighbor",
-        "neighbor_table",
-        "monitor",
-        "ring_frames",
-    },
-    {"port", "port_bell", "bridge", "tx"}
-    | {"port_overlay", "overlay", "overlay_open", "overlay_rx", "overlay_tx"},
+    | {"netmap_abi", "portspec", "overlay_wire", "vxlan_wire"}
+    | {"rule", "rule_counters"},
+    {"parse", "vlan", "fdb", "overlay_inner", "neighbor", "neighbor_table", "monitor"}
+    | {"ring_frames", "classify", "classify_build", "classify_tables", "flow_cache"}
+    | {"policer", "conntrack", "reject"},
+    {"port", "port_bell", "bridge", "bridge_decide", "tx"}
+    | {"port_overlay", "overlay", "overlay_open", "overlay_rx", "overlay_tx"}
+    | {"rules"},
     {"config", "snapshot", "worker"},
-    {"engine", "engine_tables", "engine_publish"},
+    {"engine", "engine_tables", "engine_publish", "engine_rules", "engine_conntrack"},
 )
 # Byte work, testable on arrays: no port, no system call.
 PURE = {
     "parse",
     "vlan",
     "fdb",
+    "classify",
+    "classify_build",
+    "flow_cache",
     "offload",
     "checksum",
     "neighbor",
