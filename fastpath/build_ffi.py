@@ -22,6 +22,7 @@ HEADERS = (
     "conntrack.h",
     "config.h",
     "engine.h",
+    "trace.h",
     "sandbox.h",
     "portspec.h",
     "netmap_device.h",

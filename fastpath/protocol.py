@@ -201,9 +201,7 @@ class WireRule(msgspec.Struct, frozen=True, tag_field="t", tag="rule", forbid_un
         return f"rule/{self.ruleset}/{self.id}"
 
 
-WireObject = (
-    WireBridge | WirePort | WireStatic | WireGroup | WirePolicer | WireRuleSet | WireRule
-)
+WireObject = WireBridge | WirePort | WireStatic | WireGroup | WirePolicer | WireRuleSet | WireRule
 
 
 # --- client to forwarder ------------------------------------------------------------------------

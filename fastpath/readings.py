@@ -60,3 +60,45 @@ class FdbEntry:
     static: bool
     age_s: int
     moves: int
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStep:
+    """``struct trace_step``; enums by their words, ports and sets as slots (None: none)."""
+
+    stage: str
+    result: str
+    reason: str
+    edit: str
+    port: int | None
+    to: int | None
+    vid: int
+    default_of: int | None
+    bytes: int
+    limit: int
+    rules: tuple[TraceRule, ...]
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRule:
+    """``struct trace_rule``: ``value`` and ``mask`` of the alternative it was measured by."""
+
+    set: int
+    id: str
+    action: str
+    field: str
+    value: dict[str, int | bytes]
+    mask: dict[str, int | bytes]
+    l4_src: tuple[int, int]
+    l4_dst: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceReading:
+    """``struct trace``. ``key``: ``struct flow_key`` by member."""
+
+    generation: int
+    key: dict[str, int | bytes]
+    steps: tuple[TraceStep, ...]
+    truncated: bool

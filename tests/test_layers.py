@@ -30,7 +30,8 @@ LAYERS = (
     | {"port_overlay", "overlay", "overlay_open", "overlay_rx", "overlay_tx"}
     | {"rules"},
     {"config", "snapshot", "worker"},
-    {"engine", "engine_tables", "engine_publish", "engine_rules", "engine_conntrack"},
+    {"engine", "engine_tables", "engine_publish", "engine_rules", "engine_conntrack"}
+    | {"trace", "analyse"},
 )
 # Byte work, testable on arrays: no port, no system call.
 PURE = {

@@ -249,10 +249,11 @@ void bridge_forward(const struct bridge_tables *tables, uint16_t in_port, struct
 	    .tick = tick,
 	    .in_port = in_port,
 	};
+	unsigned refusal = bridge_port_refusal(in);
 	bool learning;
 
-	if (!in->admin_up || in->bridge == BRIDGE_NONE) {
-		drop(&forward, in->admin_up ? DROP_NO_BRIDGE : DROP_PORT_DOWN, count);
+	if (refusal != BRIDGE_PASSES) {
+		drop(&forward, refusal, count);
 		return;
 	}
 	forward.bridge = &tables->bridges[in->bridge];

@@ -27,6 +27,14 @@ static inline bool bridge_isolated(const struct bridge_port *a, const struct bri
 	return a->isolation_group && a->isolation_group == b->isolation_group;
 }
 
+/* May anything enter by this port? */
+static inline unsigned bridge_port_refusal(const struct bridge_port *in)
+{
+	if (__builtin_expect(!in->admin_up, 0))
+		return DROP_PORT_DOWN;
+	return in->bridge == BRIDGE_NONE ? DROP_NO_BRIDGE : BRIDGE_PASSES;
+}
+
 /* May a frame with these addresses enter at all? */
 static inline unsigned bridge_address_refusal(const struct bridge *bridge, const struct l2 *l2)
 {

@@ -46,6 +46,7 @@ enum vlan_tag {
 	VLAN_TAG_CUSTOMER  /* from a tunnel port: a tag that goes out is pushed with 88a8 */
 };
 
+/* cffi: begin */
 /* What has to happen to the tag on the way out. */
 enum vlan_edit {
 	VLAN_EDIT_NONE,
@@ -53,6 +54,7 @@ enum vlan_edit {
 	VLAN_EDIT_POP,	/* the first tag goes */
 	VLAN_EDIT_SET	/* the first tag gets the vid: it was a priority tag */
 };
+/* cffi: end */
 
 struct vlan_port {
 	uint8_t mode; /* enum vlan_mode */
