@@ -21,12 +21,22 @@ settings.load_profile("vswitch")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _group(items)
     if os.geteuid() == 0:
         return
     needs_root = pytest.mark.skip(reason="needs root and network namespaces")
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(needs_root)
+
+
+def _group(items: list[pytest.Item]) -> None:
+    """For runs of several processes (-n 2 --dist loadgroup): what makes namespaces and measures
+    time stays in one of them, and begins first; the files of the rest go to whoever is free."""
+    items.sort(key=lambda item: item.get_closest_marker("root") is None)
+    for item in items:
+        name = "root" if item.get_closest_marker("root") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(name))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
