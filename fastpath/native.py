@@ -1,7 +1,8 @@
 """Typed face of the C half: the engine, the port types, the sandbox.
 
-Nothing but this module touches ``fastpath._native``. C failures become :class:`NativeError` with
-the stable API code where C gave one ("IFACE_NOT_FOUND"), else the errno's name ("EBUSY").
+Nothing but this module and native_rules.py touches ``fastpath._native``. C failures become
+:class:`NativeError` with the stable API code where C gave one ("IFACE_NOT_FOUND"), else the
+errno's name ("EBUSY").
 """
 
 from __future__ import annotations
@@ -276,13 +277,23 @@ class Engine:
         self._check(lib.engine_create(params, out, self._err), "engine")
         self._engine = out[0]
 
+    @property
+    def handle(self) -> Any:
+        """``struct engine *``, for the modules that call what is not called here."""
+        return self._engine
+
     def _check(self, rc: int, what: str) -> None:
+        self.check(rc, self._err, what)
+
+    @staticmethod
+    def check(rc: int, err: Any, what: str) -> None:
+        """NativeError when ``rc`` is one; ``err`` can be used again."""
         try:
-            _check(rc, self._err, what)
+            _check(rc, err, what)
         finally:
-            self._err.code = 0
-            self._err.name[0] = b"\0"
-            self._err.message[0] = b"\0"
+            err.code = 0
+            err.name[0] = b"\0"
+            err.message[0] = b"\0"
 
     def destroy(self) -> None:
         """Stop the workers, detach all ports, free."""

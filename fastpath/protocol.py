@@ -29,6 +29,7 @@ class ProtocolError(Exception):
 
 
 # --- configuration objects: every field is materialised, the forwarder knows no defaults ---------
+# gc=False where there are thousands: they hold no cycles, and the collector need not look at them.
 
 
 class WireBridge(
@@ -76,7 +77,7 @@ class WirePort(msgspec.Struct, frozen=True, tag_field="t", tag="port", forbid_un
 
 
 class WireStatic(
-    msgspec.Struct, frozen=True, tag_field="t", tag="static", forbid_unknown_fields=True
+    msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="static", forbid_unknown_fields=True
 ):
     """A static FDB entry. ``mac`` as six lower-case pairs with colons; ``vid`` 0: no VLANs."""
 
@@ -91,7 +92,7 @@ class WireStatic(
 
 
 class WireGroup(
-    msgspec.Struct, frozen=True, tag_field="t", tag="group", forbid_unknown_fields=True
+    msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="group", forbid_unknown_fields=True
 ):
     """A named set of addresses, stations or ports that rules refer to.
 
@@ -109,7 +110,7 @@ class WireGroup(
 
 
 class WirePolicer(
-    msgspec.Struct, frozen=True, tag_field="t", tag="policer", forbid_unknown_fields=True
+    msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="policer", forbid_unknown_fields=True
 ):
     """``unit`` "bits": rate in bit/s, burst in bytes; "frames": frames/s and frames."""
 
@@ -123,7 +124,7 @@ class WirePolicer(
         return f"policer/{self.name}"
 
 
-class WireAttach(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WireAttach(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Where a set is asked: one of ``bridge`` and ``port``, the other is ""."""
 
     bridge: str
@@ -133,7 +134,7 @@ class WireAttach(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WireRuleSet(
-    msgspec.Struct, frozen=True, tag_field="t", tag="ruleset", forbid_unknown_fields=True
+    msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="ruleset", forbid_unknown_fields=True
 ):
     """A set without its rules, which are objects of their own."""
 
@@ -146,7 +147,7 @@ class WireRuleSet(
         return f"ruleset/{self.name}"
 
 
-class WireTerm(msgspec.Struct, frozen=True, array_like=True):
+class WireTerm(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One field of a match; the frame fits when one of the alternatives does.
 
     ``field``: in_port eth_dst eth_src eth_type vlan_tagged vlan_vid vlan_pcp ip_version ip_src
@@ -167,7 +168,7 @@ class WireTerm(msgspec.Struct, frozen=True, array_like=True):
     group: str = ""
 
 
-class WireAction(msgspec.Struct, frozen=True, array_like=True):
+class WireAction(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """``type``: allow drop reject redirect mirror police set log jump. None: is not set.
 
     ``vlan`` 0 in a bridge that filters no VLANs: the tag is taken off.
@@ -185,7 +186,9 @@ class WireAction(msgspec.Struct, frozen=True, array_like=True):
     eth_dst: str = ""
 
 
-class WireRule(msgspec.Struct, frozen=True, tag_field="t", tag="rule", forbid_unknown_fields=True):
+class WireRule(
+    msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="rule", forbid_unknown_fields=True
+):
     """A rule that is enabled. All of ``match`` has to fit. ``expires_at``: Unix time; 0: never."""
 
     ruleset: str

@@ -69,6 +69,18 @@ def port(
     )
 
 
+def rule(ruleset: str, id: str, **changes: Any) -> wire.WireRule:
+    """A rule that drops every frame."""
+    values: dict[str, Any] = {
+        "priority": 10,
+        "match": (),
+        "action": wire.WireAction("drop"),
+        "log": False,
+        "expires_at": 0,
+    }
+    return wire.WireRule(ruleset=ruleset, id=id, **(values | changes))
+
+
 class RefusedError(RuntimeError):
     """The forwarder refused; ``refused`` is what it said."""
 
