@@ -264,6 +264,8 @@ class Engine:
         stats_fd: int = -1,
         recover: bool = False,
         spin_us: int = 200,
+        connections_max: int = 65536,
+        conntrack_fd: int = -1,
     ) -> None:
         params = ffi.new("struct engine_params *")
         params.ports_max = ports_max
@@ -272,6 +274,8 @@ class Engine:
         params.stats_fd = stats_fd
         params.recover = recover
         params.spin_us = spin_us
+        params.connections_max = connections_max
+        params.conntrack_fd = conntrack_fd
         out = ffi.new("struct engine **")
         self._err = ffi.new("struct error *")
         self._check(lib.engine_create(params, out, self._err), "engine")

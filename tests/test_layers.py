@@ -25,7 +25,8 @@ LAYERS = (
     | {"rule", "rule_counters"},
     {"parse", "vlan", "fdb", "overlay_inner", "neighbor", "neighbor_table", "monitor"}
     | {"ring_frames", "classify", "classify_build", "classify_tables", "flow_cache"}
-    | {"policer", "conntrack", "reject"},
+    | {"policer", "reject"}
+    | {"conntrack", "conntrack_table", "conntrack_tcp", "conntrack_tuple", "conntrack_fragments"},
     {"port", "port_bell", "bridge", "bridge_decide", "tx"}
     | {"port_overlay", "overlay", "overlay_open", "overlay_rx", "overlay_tx"}
     | {"rules"},

@@ -36,6 +36,7 @@ static void engine_free(struct engine *engine)
 	snapshot_free(engine->snapshot);
 	if (engine->stats)
 		stats_unmap(engine->stats);
+	conntrack_unmap(engine->conntrack);
 	free(engine->engine_ports);
 	free(engine->engine_bridges);
 	free(engine->rows);
@@ -80,6 +81,8 @@ int engine_create(const struct engine_params *params, struct engine **out, struc
 		engine->params.workers_max = WORKERS_DEFAULT;
 	if (!engine->params.spin_us)
 		engine->params.spin_us = SPIN_DEFAULT_US;
+	if (!engine->params.connections_max)
+		engine->params.connections_max = CONNTRACK_DEFAULT;
 	if (engine->params.ports_max > FDB_PORTS_MAX ||
 	    engine->params.bridges_max > FDB_PORTS_MAX) {
 		status =
@@ -95,6 +98,10 @@ int engine_create(const struct engine_params *params, struct engine **out, struc
 		goto failed;
 	if (params->recover)
 		stats_recover(engine->stats);
+	status = conntrack_map(params->conntrack_fd, engine->params.connections_max,
+			       &engine->conntrack, err);
+	if (status)
+		goto failed;
 	parts = engine_parts(engine);
 	status = snapshot_build(&nothing, &parts, &engine->snapshot, err);
 	if (status)
@@ -244,8 +251,10 @@ int engine_port_remove(struct engine *engine, uint16_t id, bool keep_counters, s
 	if (engine->snapshot->bridge_ports[id].present)
 		return error_set(err, EBUSY, "port %u is in use", id);
 	port_free(engine, id);
-	if (!keep_counters)
+	if (!keep_counters) { /* the number will be another port's */
 		stats_port_retire(engine->stats, id);
+		conntrack_flush(engine->conntrack, RULE_NONE, id, 0, NULL);
+	}
 	return 0;
 }
 
@@ -391,6 +400,7 @@ void engine_tick(struct engine *engine)
 {
 	uint32_t now = tick_now();
 
+	conntrack_tick(engine->conntrack, now);
 	for (unsigned b = 0; b < engine->params.bridges_max; b++) {
 		struct fdb *fdb = engine->fdbs[b];
 		uint32_t ageing = engine->snapshot->bridge_configs[b].ageing_s;

@@ -99,8 +99,7 @@ int engine_conntrack_dump(struct engine *engine, uint32_t *cursor, struct conntr
 int engine_conntrack_flush(struct engine *engine, uint16_t bridge, uint16_t port,
 			   uint8_t ip_version, const uint8_t *address);
 uint32_t engine_conntrack_count(struct engine *engine);
-void engine_conntrack_settings(struct engine *engine, uint32_t port_quota,
-			       const struct conntrack_timeouts *timeouts);
+void engine_conntrack_settings(struct engine *engine, const struct conntrack_settings *settings);
 
 /* Returns when every frame received before the call has left the workers. */
 void engine_quiesce(struct engine *engine);

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "conntrack.h"
 #include "engine.h"
 #include "fdb.h"
 #include "snapshot.h"
@@ -29,6 +30,7 @@ struct engine_bridge {
 struct engine {
 	struct engine_params params;
 	struct stats *stats;
+	struct conntrack *conntrack;
 	struct snapshot_domain domain;
 	struct snapshot *snapshot; /* the one in force */
 	struct engine_port **engine_ports;

@@ -183,16 +183,18 @@ static bool parse_trim(struct cursor *cursor, const struct frame *frame, uint32_
 	return true;
 }
 
-static bool parse_ipv4(struct cursor *cursor, const struct frame *frame, struct flow_key *key)
+static bool parse_ipv4(struct cursor *cursor, const struct frame *frame, struct flow_key *key,
+		       uint32_t *fragment_id)
 {
 	const uint8_t *at = cursor_need(cursor, 20);
 	uint32_t header_bytes, total_bytes;
-	uint16_t fragment;
+	uint16_t fragment, identification;
 
 	if (!at)
 		return false;
 	header_bytes = 4u * (at[0] & 15);
 	total_bytes = load_be16(at + 2);
+	identification = load_be16(at + 4);
 	fragment = load_be16(at + 6);
 	if (at[0] >> 4 != 4 || header_bytes < 20)
 		return false;
@@ -207,8 +209,10 @@ static bool parse_ipv4(struct cursor *cursor, const struct frame *frame, struct 
 		return false;
 	key->ip_version = 4;
 	key->layers |= FLOW_L3 | FLOW_IP;
-	if (fragment & 0x3fff)
+	if (fragment & 0x3fff) {
 		key->layers |= FLOW_FRAGMENT;
+		*fragment_id = identification;
+	}
 	if (fragment & 0x1fff)
 		key->layers |= FLOW_LATER;
 	return parse_l4(cursor, key);
@@ -232,7 +236,7 @@ static bool parse_is_extension(uint8_t proto)
 }
 
 /* Steps over one extension header; false: not sound. */
-static bool parse_extension(struct cursor *cursor, struct flow_key *key)
+static bool parse_extension(struct cursor *cursor, struct flow_key *key, uint32_t *fragment_id)
 {
 	const uint8_t *at = cursor_need(cursor, 8);
 	uint32_t bytes;
@@ -241,8 +245,10 @@ static bool parse_extension(struct cursor *cursor, struct flow_key *key)
 		return false;
 	if (key->ip_proto == PROTO_FRAGMENT) {
 		bytes = 8;
-		if (load_be16(at + 2) & 0xfff9)
+		if (load_be16(at + 2) & 0xfff9) {
 			key->layers |= FLOW_FRAGMENT;
+			*fragment_id = load_be32(at + 4);
+		}
 		if (load_be16(at + 2) & 0xfff8)
 			key->layers |= FLOW_LATER;
 	} else if (key->ip_proto == PROTO_AH) {
@@ -254,11 +260,24 @@ static bool parse_extension(struct cursor *cursor, struct flow_key *key)
 	return cursor_skip(cursor, bytes);
 }
 
-static bool parse_ipv6(struct cursor *cursor, const struct frame *frame, struct flow_key *key)
+/* Behind a later fragment's header there is payload, whatever next header says. */
+static bool parse_extensions(struct cursor *cursor, struct flow_key *key, uint32_t *fragment_id)
+{
+	unsigned followed = 0;
+
+	while (parse_is_extension(key->ip_proto) && !(key->layers & FLOW_LATER)) {
+		if (followed++ == PARSE_EXTENSIONS_MAX ||
+		    !parse_extension(cursor, key, fragment_id))
+			return false;
+	}
+	return true;
+}
+
+static bool parse_ipv6(struct cursor *cursor, const struct frame *frame, struct flow_key *key,
+		       uint32_t *fragment_id)
 {
 	const uint8_t *at = cursor_need(cursor, 40);
 	uint32_t payload_bytes;
-	unsigned followed = 0;
 
 	if (!at || at[0] >> 4 != 6)
 		return false;
@@ -273,12 +292,7 @@ static bool parse_ipv6(struct cursor *cursor, const struct frame *frame, struct 
 		return false;
 	key->ip_version = 6;
 	key->layers |= FLOW_L3 | FLOW_IP;
-	/* behind a later fragment's header there is payload, whatever next header says */
-	while (parse_is_extension(key->ip_proto) && !(key->layers & FLOW_LATER)) {
-		if (followed++ == PARSE_EXTENSIONS_MAX || !parse_extension(cursor, key))
-			return false;
-	}
-	return parse_l4(cursor, key);
+	return parse_extensions(cursor, key, fragment_id) && parse_l4(cursor, key);
 }
 
 static bool parse_arp(struct cursor *cursor, struct flow_key *key)
@@ -298,14 +312,16 @@ static bool parse_arp(struct cursor *cursor, struct flow_key *key)
 	return true;
 }
 
-void parse_flow(const struct frame *frame, struct flow_key *key)
+void parse_flow_at(const struct frame *frame, struct flow_key *key, struct cursor *cursor,
+		   uint32_t *fragment_id)
 {
 	struct frame first = *frame;
-	struct cursor cursor;
 	struct l2 l2;
 	bool sound;
 
 	memset(key, 0, sizeof(*key));
+	*fragment_id = 0;
+	cursor_begin(cursor, frame);
 	key->vid = frame->vid;
 	key->in_port = frame->in_port;
 	if (!parse_l2(&first, &l2)) {
@@ -323,23 +339,88 @@ void parse_flow(const struct frame *frame, struct flow_key *key)
 		key->vid = key->vid ? key->vid : l2.tci & 0xfff;
 	}
 	key->eth_type = first.ethertype;
-	cursor_begin(&cursor, frame);
-	cursor_skip(&cursor, first.l3_offset);
+	cursor_skip(cursor, first.l3_offset);
 	switch (first.ethertype) {
 	case ETHERTYPE_IPV4:
-		sound = parse_ipv4(&cursor, frame, key);
+		sound = parse_ipv4(cursor, frame, key, fragment_id);
 		break;
 	case ETHERTYPE_IPV6:
-		sound = parse_ipv6(&cursor, frame, key);
+		sound = parse_ipv6(cursor, frame, key, fragment_id);
 		break;
 	case ETHERTYPE_ARP:
-		sound = parse_arp(&cursor, key);
+		sound = parse_arp(cursor, key);
 		break;
 	default:
 		sound = true;
 	}
 	if (!sound)
 		key->layers |= FLOW_BAD;
+}
+
+void parse_flow(const struct frame *frame, struct flow_key *key)
+{
+	struct cursor cursor;
+	uint32_t fragment_id;
+
+	parse_flow_at(frame, key, &cursor, &fragment_id);
+}
+
+/* --- a packet inside of an ICMP error ------------------------------------------------------------
+ */
+
+static bool quoted_ipv4(struct cursor *cursor, const uint8_t *at, struct flow_key *key)
+{
+	uint32_t header_bytes = 4u * (at[0] & 15);
+
+	key->ip_version = 4;
+	key->ip_proto = at[9];
+	memcpy(key->ip_src + 12, at + 12, 4);
+	memcpy(key->ip_dst + 12, at + 16, 4);
+	if (load_be16(at + 6) & 0x1fff)
+		key->layers |= FLOW_LATER;
+	return header_bytes >= 20 && cursor_skip(cursor, header_bytes);
+}
+
+static bool quoted_ipv6(struct cursor *cursor, struct flow_key *key)
+{
+	const uint8_t *at = cursor_need(cursor, 40);
+	uint32_t fragment_id;
+
+	if (!at)
+		return false;
+	key->ip_version = 6;
+	key->ip_proto = at[6];
+	memcpy(key->ip_src, at + 8, 16);
+	memcpy(key->ip_dst, at + 24, 16);
+	cursor_skip(cursor, 40);
+	return parse_extensions(cursor, key, &fragment_id);
+}
+
+bool parse_quoted(struct cursor *cursor, struct flow_key *key)
+{
+	const uint8_t *at = cursor_need(cursor, 20);
+
+	memset(key, 0, sizeof(*key));
+	if (!at)
+		return false;
+	if (!(at[0] >> 4 == 4 ? quoted_ipv4(cursor, at, key)
+			      : at[0] >> 4 == 6 && quoted_ipv6(cursor, key)))
+		return false;
+	at = cursor_need(cursor, 8);
+	if (!at || (key->layers & FLOW_LATER))
+		return false;
+	key->layers |= FLOW_L3 | FLOW_IP;
+	switch (key->ip_proto) {
+	case PROTO_TCP:
+	case PROTO_UDP:
+		return parse_ports(cursor, key);
+	case PROTO_ICMP:
+		return key->ip_version == 4 && parse_icmp(cursor, key);
+	case PROTO_ICMPV6:
+		return key->ip_version == 6 && parse_icmp(cursor, key);
+	default:
+		return true;
+	}
 }
 
 static uint32_t mix32(uint32_t x)

@@ -122,5 +122,19 @@ static inline bool parse_l2(struct frame *frame, struct l2 *l2)
  */
 void parse_flow(const struct frame *frame, struct flow_key *key);
 
+/*
+ * The same for whoever has to read on: the cursor is left at the layer 4 header where there is one
+ * (key->layers says so). *fragment_id: the identification of a fragment's packet, else 0.
+ */
+void parse_flow_at(const struct frame *frame, struct flow_key *key, struct cursor *cursor,
+		   uint32_t *fragment_id);
+
+/*
+ * A packet quoted in an ICMP error, where fewer bytes may be than its headers say: addresses,
+ * protocol, and ports or ICMP type and code from the first 8 bytes of layer 4, at which the cursor
+ * is left. False: not even these are there, or it is a later fragment.
+ */
+bool parse_quoted(struct cursor *cursor, struct flow_key *key);
+
 /* Spreads flows: the same for both directions of a connection; never 0. */
 uint32_t flow_hash(const struct flow_key *key);

@@ -27,8 +27,11 @@ struct sw {
 
 static inline void sw_open(struct sw *sw)
 {
-	struct engine_params params = {
-	    .ports_max = SW_PORTS, .bridges_max = SW_BRIDGES, .workers_max = 64, .stats_fd = -1};
+	struct engine_params params = {.ports_max = SW_PORTS,
+				       .bridges_max = SW_BRIDGES,
+				       .workers_max = 64,
+				       .stats_fd = -1,
+				       .conntrack_fd = -1};
 	struct error err = {0};
 
 	memset(sw, 0, sizeof(*sw));

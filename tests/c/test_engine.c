@@ -218,7 +218,7 @@ static void test_generator(void)
 /* A second engine on the first one's memory goes on counting and knows the addresses. */
 static void test_takeover(void)
 {
-	struct engine_params params = {.ports_max = SW_PORTS, .workers_max = 8};
+	struct engine_params params = {.ports_max = SW_PORTS, .workers_max = 8, .conntrack_fd = -1};
 	struct engine_config config = {.generation = 1, .bridge_count = 1, .port_count = 2};
 	struct port_options none = {.port = "p"};
 	struct port_fds fds = {0};
