@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from dataclasses import dataclass, field
 
-from fastpath import report
+from fastpath import report, traces
 from fastpath.apply import Applier
 from fastpath.channel import peer_credentials
 from fastpath.native import NativeError
@@ -42,6 +42,7 @@ from fastpath.protocol import (
     Refused,
     Status,
     ToForwarder,
+    Trace,
     Welcome,
     WireObject,
     combine,
@@ -291,6 +292,8 @@ class Server:
             case FlushFdb(id, bridge, port, vid):
                 entries = report.flush(self._applier, bridge, port, vid)
                 self._send(client, Flushed(id, entries))
+            case Trace():
+                self._send(client, traces.trace(self._applier, message))
             case Ping(id):
                 self._send(client, Pong(id))
             case _:

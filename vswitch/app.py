@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from vswitch import __version__
-from vswitch.api import fdb, metrics, stats, system
+from vswitch.api import fdb, metrics, stats, system, traces
 from vswitch.api.answers import known_query, problem_response
 from vswitch.api.crud import API, crud
 from vswitch.api.guard import Guard
@@ -38,6 +38,7 @@ def create_app(services: Services | None = None) -> FastAPI:
         fdb.router,
         crud(PORT),
         stats.router,
+        traces.router,
         system.router,
         system.history,
     ):

@@ -149,6 +149,7 @@ _ASK_FORWARDER = {
     "list_queue_stats",
     "list_drop_stats",
     "get_ledger",
+    "create_trace",
 }
 
 

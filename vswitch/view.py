@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from fastpath.protocol import BridgeState, Fdb, PortState, Stats, Status, Welcome
+from fastpath.protocol import BridgeState, Fdb, PortState, Stats, Status, Traced, Welcome
 from vswitch.kinds import Configuration, Key, switches
 
 FRESH_S = 3.5
@@ -84,3 +84,5 @@ class Forwarder(Protocol):
     def fdb(self, bridge: str, cursor: int, limit: int) -> Fdb: ...
 
     def flush_fdb(self, bridge: str, port: str | None, vid: int | None) -> int: ...
+
+    def trace(self, in_port: str, frame: bytes, state: str) -> Traced: ...

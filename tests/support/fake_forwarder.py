@@ -45,6 +45,8 @@ from fastpath.protocol import (
     Stats,
     Status,
     ToForwarder,
+    Trace,
+    Traced,
     Welcome,
     WireBridge,
     WireObject,
@@ -66,6 +68,7 @@ class FakeForwarder:
         """By key of the wire: what the forwarder says instead of accepting the object."""
         self.rows: list[FdbRow] = []
         self.applies: list[Apply] = []
+        self.traced: list[Trace] = []
         self.snapshots: list[dict[str, WireObject]] = []
         self.answering = threading.Event()
         """Cleared: requests are taken but not answered."""
@@ -207,6 +210,11 @@ class FakeForwarder:
             case FlushFdb(number):
                 count, self.rows = len(self.rows), []
                 return Flushed(number, count)
+            case Trace(number, in_port):
+                if f"port/{in_port}" not in self.objects:
+                    return Refused(number, "NOT_FOUND", f"{in_port} is not in force")
+                self.traced.append(message)
+                return Traced(number, 1, "drop", "no_destination", (), {"in_port": in_port}, ())
             case Ping(number):
                 return Pong(number)
         raise AssertionError(message)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fastpath import protocol
-from fastpath.protocol import Ack, Event, Fdb, Flushed, Stats, Status, WireObject
+from fastpath.protocol import Ack, Event, Fdb, Flushed, Stats, Status, Traced, WireObject
 from vswitch.kinds import Configuration, Key
 from vswitch.reconcile.client import Client, ClientError, RefusedError
 from vswitch.reconcile.compile import affected, compile_all, compile_one
@@ -154,6 +154,9 @@ class Loop:
         return self._ask(
             lambda number: protocol.FlushFdb(number, bridge, port, vid), Flushed
         ).entries
+
+    def trace(self, in_port: str, frame: bytes, state: str) -> Traced:
+        return self._ask(lambda number: protocol.Trace(number, in_port, frame, state), Traced)
 
     def _ask(self, make: Callable[[int], protocol.Message], answer: type[T]) -> T:
         client = self._client

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
-from fastpath.protocol import Fdb, Outcome, PortState, Stats
+from fastpath.protocol import Fdb, Outcome, PortState, Stats, Traced
 from vswitch import vale
 from vswitch.kinds import KINDS, Configuration, Key, Stored, switches
 from vswitch.kinds.backends import Pipe, Vale, Veth
@@ -18,7 +18,7 @@ from vswitch.kinds.bridge import BridgeStatus
 from vswitch.kinds.fdb import FdbStatus
 from vswitch.kinds.port import LastError, PortSpec, PortStatus
 from vswitch.kinds.resource import Condition
-from vswitch.problems import Problem, fastpath_down, not_found
+from vswitch.problems import Detail, Problem, fastpath_down, not_found, of_details
 from vswitch.services.netmap import idle_host_rings
 from vswitch.services.preflight import fixing_commands
 from vswitch.services.tunnels import narrow
@@ -198,6 +198,14 @@ class Runtime:
                 raise not_found("Port", port)
             port = switches.station(port, stored.spec, bridge)
         return self._asked(lambda: self._forwarder.flush_fdb(bridge, port, vid))
+
+    def trace(self, in_port: str, frame: bytes, state: str) -> Traced:
+        """422 when there is no such port."""
+        stored = self._current().ports.get(in_port)
+        if stored is None:
+            text = f"There is no port named {in_port}."
+            raise of_details([Detail("/in_port", "REFERENCE_NOT_FOUND", text)])
+        return self._asked(lambda: self._forwarder.trace(in_port, frame, state))
 
     def _need_bridge(self, bridge: str) -> None:
         if bridge not in self._current().bridges:
