@@ -282,8 +282,25 @@ static uint32_t shard_high(struct conntrack_shard *shard)
 	return high;
 }
 
-int conntrack_dump(struct conntrack *table, uint32_t now, uint32_t *cursor,
-		   struct conntrack_row *rows, unsigned max)
+static bool passes(const struct conntrack_entry *entry, const struct conntrack_filter *filter)
+{
+	const struct conntrack_tuple *tuple = &entry->tuple;
+
+	if (filter->bridge != RULE_NONE && tuple->bridge != filter->bridge)
+		return false;
+	if (filter->port != RULE_NONE && entry->in_port != filter->port)
+		return false;
+	if (filter->proto && tuple->proto != filter->proto)
+		return false;
+	if (filter->state && filter->state != (entry->answered ? FLOW_ESTABLISHED : FLOW_NEW))
+		return false;
+	return !filter->ip_version || (tuple->ip_version == filter->ip_version &&
+				       (!memcmp(tuple->address[0], filter->address, 16) ||
+					!memcmp(tuple->address[1], filter->address, 16)));
+}
+
+int conntrack_dump(struct conntrack *table, const struct conntrack_filter *filter, uint32_t now,
+		   uint32_t *cursor, struct conntrack_row *rows, unsigned max)
 {
 	uint32_t slots = table->shard_slots, at = *cursor;
 	unsigned count = 0;
@@ -301,7 +318,8 @@ int conntrack_dump(struct conntrack *table, uint32_t now, uint32_t *cursor,
 		for (; at < end && count < max; at++) {
 			const struct conntrack_entry *entry = conntrack_at(table, at + 1);
 
-			if ((conntrack_stamp(entry) & 1) && !conntrack_expired(table, entry, now))
+			if ((conntrack_stamp(entry) & 1) && passes(entry, filter) &&
+			    !conntrack_expired(table, entry, now))
 				row_fill(table, entry, now, &rows[count++]);
 		}
 		conntrack_unlock(&shard->lock);
@@ -310,33 +328,8 @@ int conntrack_dump(struct conntrack *table, uint32_t now, uint32_t *cursor,
 	return (int)count;
 }
 
-/* What to remove. */
-struct selection {
-	uint16_t bridge;
-	uint16_t port;
-	uint8_t ip_version;
-	const uint8_t *address;
-	bool expired;
-	uint32_t now;
-};
-
-static bool selected(const struct conntrack *table, const struct conntrack_entry *entry,
-		     const struct selection *what)
-{
-	const struct conntrack_tuple *tuple = &entry->tuple;
-
-	if (what->expired)
-		return conntrack_expired(table, entry, what->now);
-	if (what->bridge != RULE_NONE && tuple->bridge != what->bridge)
-		return false;
-	if (what->port != RULE_NONE && entry->in_port != what->port)
-		return false;
-	return !what->address || (tuple->ip_version == what->ip_version &&
-				  (memcmp(tuple->address[0], what->address, 16) == 0 ||
-				   memcmp(tuple->address[1], what->address, 16) == 0));
-}
-
-static int remove_selected(struct conntrack *table, const struct selection *what)
+/* Removes those that pass the filter or, without one, those that have timed out. */
+static int remove_some(struct conntrack *table, const struct conntrack_filter *filter, uint32_t now)
 {
 	int removed = 0;
 
@@ -352,10 +345,12 @@ static int remove_selected(struct conntrack *table, const struct selection *what
 				uint32_t index = s * table->shard_slots + at + 1;
 				const struct conntrack_entry *entry = conntrack_at(table, index);
 
-				if ((conntrack_stamp(entry) & 1) && selected(table, entry, what)) {
-					conntrack_remove(table, shard, index);
-					removed++;
-				}
+				if (!(conntrack_stamp(entry) & 1) ||
+				    !(filter ? passes(entry, filter)
+					     : conntrack_expired(table, entry, now)))
+					continue;
+				conntrack_remove(table, shard, index);
+				removed++;
 			}
 			conntrack_unlock(&shard->lock);
 		}
@@ -363,18 +358,12 @@ static int remove_selected(struct conntrack *table, const struct selection *what
 	return removed;
 }
 
-int conntrack_flush(struct conntrack *table, uint16_t bridge, uint16_t port, uint8_t ip_version,
-		    const uint8_t address[16])
+int conntrack_flush(struct conntrack *table, const struct conntrack_filter *filter)
 {
-	struct selection what = {
-	    .bridge = bridge, .port = port, .ip_version = ip_version, .address = address};
-
-	return remove_selected(table, &what);
+	return remove_some(table, filter, 0);
 }
 
 void conntrack_tick(struct conntrack *table, uint32_t now)
 {
-	struct selection what = {.expired = true, .now = now};
-
-	remove_selected(table, &what);
+	remove_some(table, NULL, now);
 }

@@ -73,6 +73,16 @@ struct conntrack_row {
 	uint64_t bytes[2];
 };
 
+/* Which connections. */
+struct conntrack_filter {
+	uint16_t bridge;     /* RULE_NONE: any */
+	uint16_t port;	     /* that it began on; RULE_NONE: any */
+	uint8_t ip_version;  /* of the address; 0: any address */
+	uint8_t address[16]; /* of either end */
+	uint8_t proto;	     /* 0: any */
+	uint8_t state;	     /* 0: any */
+};
+
 enum conntrack_tcp {
 	CONNTRACK_TCP_NONE, /* no TCP */
 	CONNTRACK_TCP_SYN_SENT,
@@ -126,12 +136,10 @@ int conntrack_commit(struct conntrack *table, const struct flow_key *key, const 
 		     uint16_t bridge, uint32_t now, const struct conntrack_ref *ref);
 
 /* At most max rows from *cursor on, which moves; 0 at the end. */
-int conntrack_dump(struct conntrack *table, uint32_t now, uint32_t *cursor,
-		   struct conntrack_row *rows, unsigned max);
-/* bridge, port RULE_NONE: any; address (of either end) NULL: any. Returns the connections removed.
- */
-int conntrack_flush(struct conntrack *table, uint16_t bridge, uint16_t port, uint8_t ip_version,
-		    const uint8_t address[16]);
+int conntrack_dump(struct conntrack *table, const struct conntrack_filter *filter, uint32_t now,
+		   uint32_t *cursor, struct conntrack_row *rows, unsigned max);
+/* Returns the connections removed. */
+int conntrack_flush(struct conntrack *table, const struct conntrack_filter *filter);
 uint32_t conntrack_count(const struct conntrack *table);
 uint32_t conntrack_max(const struct conntrack *table);
 /* Removes what has timed out; about once a second. */

@@ -252,8 +252,10 @@ int engine_port_remove(struct engine *engine, uint16_t id, bool keep_counters, s
 		return error_set(err, EBUSY, "port %u is in use", id);
 	port_free(engine, id);
 	if (!keep_counters) { /* the number will be another port's */
+		struct conntrack_filter begun = {.bridge = RULE_NONE, .port = id};
+
 		stats_port_retire(engine->stats, id);
-		conntrack_flush(engine->conntrack, RULE_NONE, id, 0, NULL);
+		conntrack_flush(engine->conntrack, &begun);
 	}
 	return 0;
 }

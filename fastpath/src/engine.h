@@ -94,10 +94,9 @@ void engine_policer_counters(struct engine *engine, uint16_t id, uint64_t *passe
 unsigned engine_rule_log(struct engine *engine, struct rule_log_record *records, unsigned max,
 			 uint64_t *lost);
 
-int engine_conntrack_dump(struct engine *engine, uint32_t *cursor, struct conntrack_row *rows,
-			  unsigned max);
-int engine_conntrack_flush(struct engine *engine, uint16_t bridge, uint16_t port,
-			   uint8_t ip_version, const uint8_t *address);
+int engine_conntrack_dump(struct engine *engine, const struct conntrack_filter *filter,
+			  uint32_t *cursor, struct conntrack_row *rows, unsigned max);
+int engine_conntrack_flush(struct engine *engine, const struct conntrack_filter *filter);
 uint32_t engine_conntrack_count(struct engine *engine);
 void engine_conntrack_settings(struct engine *engine, const struct conntrack_settings *settings);
 

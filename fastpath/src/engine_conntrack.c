@@ -17,16 +17,15 @@ uint64_t engine_conntrack_bytes(uint32_t connections_max)
 	return conntrack_bytes(connections_max);
 }
 
-int engine_conntrack_dump(struct engine *engine, uint32_t *cursor, struct conntrack_row *rows,
-			  unsigned max)
+int engine_conntrack_dump(struct engine *engine, const struct conntrack_filter *filter,
+			  uint32_t *cursor, struct conntrack_row *rows, unsigned max)
 {
-	return conntrack_dump(engine->conntrack, seconds(), cursor, rows, max);
+	return conntrack_dump(engine->conntrack, filter, seconds(), cursor, rows, max);
 }
 
-int engine_conntrack_flush(struct engine *engine, uint16_t bridge, uint16_t port,
-			   uint8_t ip_version, const uint8_t *address)
+int engine_conntrack_flush(struct engine *engine, const struct conntrack_filter *filter)
 {
-	return conntrack_flush(engine->conntrack, bridge, port, ip_version, address);
+	return conntrack_flush(engine->conntrack, filter);
 }
 
 uint32_t engine_conntrack_count(struct engine *engine)

@@ -64,13 +64,22 @@ static enum flow_state tcp(struct conntrack *table, struct packet packet, uint8_
 	return pass(table, &packet, NOW);
 }
 
+static const struct conntrack_filter all = {.bridge = RULE_NONE, .port = RULE_NONE};
+
+static int flush(struct conntrack *table, uint16_t bridge, uint16_t port)
+{
+	struct conntrack_filter filter = {.bridge = bridge, .port = port};
+
+	return conntrack_flush(table, &filter);
+}
+
 static struct conntrack_row only_row(struct conntrack *table, uint32_t now)
 {
 	struct conntrack_row rows[2];
 	uint32_t cursor = 0;
 
 	memset(rows, 0, sizeof(rows));
-	CHECK(conntrack_dump(table, now, &cursor, rows, 2) == 1);
+	CHECK(conntrack_dump(table, &all, now, &cursor, rows, 2) == 1);
 	CHECK(cursor == 0);
 	return rows[0];
 }
@@ -373,7 +382,7 @@ static void test_fragments(bool ipv6)
 	CHECK(pass(table, &first, NOW) == FLOW_ESTABLISHED);
 	CHECK(pass(table, &later, NOW) == FLOW_ESTABLISHED);
 	CHECK(only_row(table, NOW).frames[1] == 2);
-	conntrack_flush(table, RULE_NONE, RULE_NONE, 0, NULL);
+	conntrack_flush(table, &all);
 	CHECK(pass(table, &later, NOW) == FLOW_ESTABLISHED); /* counts for nobody */
 	CHECK(conntrack_count(table) == 0);
 	conntrack_unmap(table);
@@ -487,7 +496,7 @@ static void test_full(void)
 	CHECK(look(table, &packet, NOW) == FLOW_NEW); /* it was the oldest of port 7 */
 	packet = packet_reply(numbered(1, 5), 0, 6);
 	CHECK(look(table, &packet, NOW) == FLOW_ESTABLISHED);
-	CHECK(conntrack_flush(table, RULE_NONE, 5, 0, NULL) == MANY / 2);
+	CHECK(flush(table, RULE_NONE, 5) == MANY / 2);
 	packet = numbered(0, 8);
 	CHECK(pass(table, &packet, NOW) == FLOW_NEW);
 	conntrack_tick(table, NOW + 30);
@@ -503,7 +512,12 @@ static void test_dump_and_flush(void)
 	enum { COUNT = 300 };
 	struct conntrack *table = table_new(65536);
 	struct conntrack_row rows[7];
-	uint8_t address[16] = {[12] = 10, [15] = 2};
+	struct conntrack_filter some = {.bridge = BRIDGE,
+					.port = 5,
+					.ip_version = 4,
+					.address = {[12] = 10, [15] = 2},
+					.proto = P_UDP,
+					.state = FLOW_NEW};
 	bool seen[COUNT] = {false};
 	uint32_t cursor = 0;
 	unsigned found = 0;
@@ -515,7 +529,7 @@ static void test_dump_and_flush(void)
 		CHECK(pass(table, &packet, NOW) == FLOW_NEW);
 	}
 	do {
-		int count = conntrack_dump(table, NOW, &cursor, rows, 7);
+		int count = conntrack_dump(table, &all, NOW, &cursor, rows, 7);
 
 		for (int i = 0; i < count; i++) {
 			unsigned n = rows[i].src_port - 1000u;
@@ -527,11 +541,20 @@ static void test_dump_and_flush(void)
 		}
 	} while (cursor);
 	CHECK(found == COUNT);
-	CHECK(conntrack_flush(table, BRIDGE + 1, RULE_NONE, 0, NULL) == 0);
-	CHECK(conntrack_flush(table, RULE_NONE, 6, 0, NULL) == 0);
-	CHECK(conntrack_flush(table, BRIDGE, 5, 4, address) == COUNT - COUNT / 3);
+	for (unsigned fault = 0; fault < 3; fault++) {
+		struct conntrack_filter none = some;
+
+		none.proto = fault == 0 ? P_TCP : P_UDP;
+		none.state = fault == 1 ? FLOW_ESTABLISHED : FLOW_NEW;
+		none.address[15] = fault == 2 ? 3 : 2;
+		CHECK(conntrack_dump(table, &none, NOW, &cursor, rows, 7) == 0 && cursor == 0);
+		CHECK(conntrack_flush(table, &none) == 0);
+	}
+	CHECK(flush(table, BRIDGE + 1, RULE_NONE) == 0);
+	CHECK(flush(table, RULE_NONE, 6) == 0);
+	CHECK(conntrack_flush(table, &some) == COUNT - COUNT / 3);
 	CHECK(conntrack_count(table) == COUNT / 3);
-	CHECK(conntrack_flush(table, BRIDGE, RULE_NONE, 0, NULL) == COUNT / 3);
+	CHECK(flush(table, BRIDGE, RULE_NONE) == COUNT / 3);
 	CHECK(conntrack_count(table) == 0);
 	conntrack_unmap(table);
 }
@@ -714,14 +737,14 @@ static void *race_control(void *arg)
 		uint32_t cursor = 0;
 
 		do {
-			int count = conntrack_dump(race->table, now, &cursor, rows, 64);
+			int count = conntrack_dump(race->table, &all, now, &cursor, rows, 64);
 
 			for (int i = 0; i < count; i++)
 				CHECK(rows[i].bridge == BRIDGE && rows[i].ip_version == 4);
 		} while (cursor);
 		conntrack_tick(race->table, now += race->frames % 8 == 0);
 		if (race->frames % 16 == 0)
-			conntrack_flush(race->table, BRIDGE, 5, 0, NULL);
+			flush(race->table, BRIDGE, 5);
 		settings.port_quota = 500 + (uint32_t)race->frames % 1000;
 		conntrack_set(race->table, &settings);
 		CHECK(conntrack_count(race->table) <= RACE_MAX);
@@ -755,7 +778,7 @@ static void test_threads(void)
 	for (uint32_t i = 0; i < table->shard_count * table->shard_slots; i++)
 		left += conntrack_stamp(&table->entries[i]) & 1;
 	CHECK(conntrack_count(table) == left);
-	CHECK((uint32_t)conntrack_flush(table, RULE_NONE, RULE_NONE, 0, NULL) == left);
+	CHECK((uint32_t)conntrack_flush(table, &all) == left);
 	for (unsigned port = 0; port < CONNTRACK_PORTS_MAX; port++)
 		CHECK(table->ports[port].count == 0 && table->ports[port].oldest == 0);
 	conntrack_unmap(table);
