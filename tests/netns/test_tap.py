@@ -7,7 +7,6 @@ host 0 ── TAP ── [br0] ── TAP ── host 1       the TAPs' interfac
 
 from __future__ import annotations
 
-import json
 import struct
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 from tests.support.fastpath import Client, FastPath, bridge, port
 from tests.support.probes import Generator, Load, Sink, passage, teach
+from tests.support.stacks import iperf
 from tests.support.topology import Topology, run, wait_until
 
 pytestmark = pytest.mark.root
@@ -54,21 +54,6 @@ def join(client: Client, net: Topology, queues: int = 1, learning: bool = True) 
         run("ip", "-n", net.switch, "link", "set", ifname, "netns", host)
         run("ip", "-n", host, "link", "set", ifname, "up")
         run("ip", "-n", host, "address", "add", f"{address}/24", "dev", ifname)
-
-
-def iperf(net: Topology, *options: str) -> dict[str, float]:
-    """From host 0 to host 1 unless the options say otherwise."""
-    server = net.start(net.hosts[1], "iperf3", "-s", "-1", "--forceflush")
-    assert server.stdout is not None
-    while "listening" not in server.stdout.readline():
-        pass
-    report = json.loads(net.run(net.hosts[0], "iperf3", "-J", "-c", net.addresses[1], *options))
-    server.wait(10)
-    end: dict[str, dict[str, float]] = report["end"]
-    return {
-        "received_bytes": end["sum_received"]["bytes"],
-        "retransmits": end["sum_sent"].get("retransmits", 0),
-    }
 
 
 def test_ping_and_tcp_with_all_offloads_on(net: Topology, path: FastPath) -> None:

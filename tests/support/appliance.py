@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,22 @@ class Appliance:
         return self.call(
             "PUT", f"/ports/{name}", {"spec": {"bridge": bridge, "backend": backend, **spec}}
         )
+
+    def put_rules(self, name: str, rules: Sequence[Mapping[str, Any]], **spec: Any) -> Any:
+        """A whole rule set; every rule of it is in force, or AssertionError."""
+        spec = {"attach": [{"bridge": "br0", "direction": "ingress"}], **spec}
+        body = {"spec": {**spec, "rules": list(rules)}}
+        answer = self.call("PUT", f"/rulesets/{name}", body, wait="applied")
+        status = answer["status"]
+        ready = [c for c in status["conditions"] if c["type"] == "Ready"]
+        assert not status["failed"], status["failed"]
+        assert [c["status"] for c in ready] == ["True"], ready
+        return answer
+
+    def hits(self, name: str) -> dict[str, int]:
+        """Frames that met each rule of a set."""
+        items = self.call("GET", f"/rulesets/{name}/counters")["items"]
+        return {item["id"]: item["frames"] for item in items}
 
     def bridge(self, name: str, *ifnames: str, **spec: Any) -> list[str]:
         """A bridge over af_packet ports on ifnames, ready to forward; returns the port names."""

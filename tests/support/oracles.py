@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,6 +83,24 @@ class LinuxBridge:
 
     def settle(self) -> None:
         """Nothing is deferred."""
+
+    def filter(self, lines: Iterable[str]) -> None:
+        """What is forwarded is judged by these lines of an nftables chain, in place of earlier
+        ones; what none of them matches passes."""
+        chain = "\n".join(lines)
+        self._net.run(
+            *(self._net.switch, "nft", "-f", "-"),
+            text=f"""
+                table bridge rules {{}}
+                delete table bridge rules
+                table bridge rules {{
+                    chain forward {{
+                        type filter hook forward priority 0; policy accept;
+                        {chain}
+                    }}
+                }}
+            """,
+        )
 
 
 class OpenVSwitch:
@@ -172,6 +190,14 @@ class OpenVSwitch:
 
     def fdb(self) -> str:
         return str(self._call("fdb/show", "obr"))
+
+    def flows(self, lines: Iterable[str]) -> None:
+        """In place of all flows there are, at once."""
+        assert self._dir is not None
+        path = self._dir / "flows"
+        path.write_text("".join(f"{line}\n" for line in lines))
+        run("ovs-ofctl", "--bundle", "replace-flows", f"unix:{self._dir}/obr.mgmt", str(path))
+        self.settle()
 
     def __exit__(self, *_: object) -> None:
         if self._control is not None:

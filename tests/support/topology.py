@@ -42,9 +42,11 @@ class CommandError(RuntimeError):
     """A command failed; the message holds what it said."""
 
 
-def run(*argv: str, timeout_s: float = 60) -> str:
-    """Runs a command to its end and returns its standard output."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
+def run(*argv: str, timeout_s: float = 60, text: str | None = None) -> str:
+    """Runs a command to its end, with text as its input; returns its standard output."""
+    done = subprocess.run(
+        argv, input=text, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()
         raise CommandError(f"{' '.join(argv)}: exit status {done.returncode}: {said}")
@@ -143,9 +145,9 @@ class Topology:
             return
         run("ip", "netns", "exec", netns, "sysctl", "-qw", f"{name}={value}")
 
-    def run(self, netns: str, *argv: str, timeout_s: float = 60) -> str:
+    def run(self, netns: str, *argv: str, timeout_s: float = 60, text: str | None = None) -> str:
         """Runs a command in a namespace to its end and returns its standard output."""
-        return run("ip", "netns", "exec", netns, *argv, timeout_s=timeout_s)
+        return run("ip", "netns", "exec", netns, *argv, timeout_s=timeout_s, text=text)
 
     def start(
         self,
