@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bridge_decide.h"
+#include "rules_work.h"
 
 enum { NOWHERE = FDB_PORTS_MAX };
 
@@ -16,6 +17,7 @@ struct forward {
 	struct port_counters *cell;
 	struct bridge_lists *lists;
 	struct bridge_seen *seen;
+	struct rules_work *rules; /* NULL: no rules at ingress */
 	uint64_t copies;
 	uint32_t tick;
 	uint16_t in_port;
@@ -58,6 +60,23 @@ static inline uint64_t *seen_at(struct bridge_seen *seen, uint64_t key)
 	return &seen->keys[(key >> 16 ^ key >> 25 ^ key >> 4) & (BRIDGE_SEEN - 1)];
 }
 
+/* The keys in the FDB; asks for the line of the one to learn. */
+__attribute__((always_inline)) static inline void
+pending_fill(struct forward *forward, const struct frame *frame, struct pending *pending,
+	     const struct l2 *l2, uint16_t vid, bool learning)
+{
+	pending->dst_key = bridge_key(l2->dst, vid);
+	if (learning) {
+		uint64_t key = bridge_key(l2->src, vid);
+
+		pending->src_key = 0;
+		if (*seen_at(forward->seen, key) != key && !(frame->flags & FRAME_NO_LEARN)) {
+			pending->src_key = key;
+			pending->src_home = fdb_prefetch(forward->fdb, key);
+		}
+	}
+}
+
 /* Fills in the keys and asks for their FDB lines. False: dropped. */
 __attribute__((always_inline)) static inline bool accept(struct forward *forward,
 							 struct frame *frame,
@@ -85,16 +104,7 @@ __attribute__((always_inline)) static inline bool accept(struct forward *forward
 		return false;
 	}
 	vid = filtering ? frame->vid : 0;
-	pending->dst_key = bridge_key(l2.dst, vid);
-	if (learning) {
-		uint64_t key = bridge_key(l2.src, vid);
-
-		pending->src_key = 0;
-		if (*seen_at(forward->seen, key) != key && !(frame->flags & FRAME_NO_LEARN)) {
-			pending->src_key = key;
-			pending->src_home = fdb_prefetch(forward->fdb, key);
-		}
-	}
+	pending_fill(forward, frame, pending, &l2, vid, learning);
 	return true;
 }
 
@@ -184,6 +194,50 @@ decide(struct forward *forward, struct frame *frame, const struct pending *pendi
 	return id;
 }
 
+/* --- rules -------------------------------------------------------------------------------------
+ */
+
+/* Between the passes: frames may end here, become others, or know already where they go. */
+__attribute__((noinline)) static void forward_rules(struct forward *forward, struct frame *batch,
+						    struct pending *pending, unsigned count,
+						    bool filtering, bool learning)
+{
+	struct rules_work *rules = forward->rules;
+	uint64_t accepted = 0, edited, on;
+
+	for (unsigned i = 0; i < count; i++)
+		accepted |= (uint64_t) !!pending[i].dst_key << i;
+	on = rules_ingress(rules, rules->tables->ingress[forward->in_port], batch, accepted,
+			   &edited);
+	for (uint64_t left = accepted & ~on; left; left &= left - 1)
+		pending[__builtin_ctzll(left)].dst_key = 0;
+	for (uint64_t left = edited; left; left &= left - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(left);
+		struct l2 l2;
+
+		if (parse_l2(&batch[i], &l2))
+			pending_fill(forward, &batch[i], &pending[i], &l2,
+				     filtering ? batch[i].vid : 0, learning);
+	}
+}
+
+/* The port that rules have named, as if the FDB had; NOWHERE: it must not get the frame. */
+__attribute__((noinline)) static unsigned redirected_to(struct forward *forward, unsigned i,
+							const struct frame *frame,
+							const struct pending *pending,
+							bool filtering, bool learning)
+{
+	uint16_t id = forward->rules->redirect[i];
+
+	if (learning && pending->src_key)
+		learn(forward, pending);
+	if (id < forward->tables->ports_max &&
+	    bridge_reaches(forward->tables, forward->in->reach, id, filtering, frame->vid))
+		return id;
+	drop(forward, bridge_unicast_refusal(forward->tables, forward->in_port, id), 1);
+	return NOWHERE;
+}
+
 /* --- a batch ------------------------------------------------------------ */
 
 /* filtering and learning are constants where this is called: four loops without their branches. */
@@ -194,11 +248,16 @@ __attribute__((always_inline)) static inline void forward_all(struct forward *fo
 	struct pending pending[FRAME_BATCH];
 	const uint64_t *reach = forward->in->reach;
 	struct bridge_lists lists = *forward->lists;
+	uint64_t redirected = 0;
 
 	for (unsigned i = 0; i < count; i++) {
 		if (__builtin_expect(!accept(forward, &batch[i], &pending[i], filtering, learning),
 				     0))
 			pending[i].dst_key = 0;
+	}
+	if (__builtin_expect(forward->rules != NULL, 0)) {
+		forward_rules(forward, batch, pending, count, filtering, learning);
+		redirected = forward->rules->redirected;
 	}
 	/* a loop of its own: its multiplications overlap, and need all the registers */
 	for (unsigned i = 0; i < count; i++)
@@ -208,7 +267,10 @@ __attribute__((always_inline)) static inline void forward_all(struct forward *fo
 
 		if (__builtin_expect(!pending[i].dst_key, 0))
 			continue;
-		id = decide(forward, &batch[i], &pending[i], reach, filtering, learning);
+		if (__builtin_expect(redirected >> i & 1, 0))
+			id = redirected_to(forward, i, &batch[i], &pending[i], filtering, learning);
+		else
+			id = decide(forward, &batch[i], &pending[i], reach, filtering, learning);
 		if (__builtin_expect(id == NOWHERE, 0))
 			continue;
 		/* list_add with its pointers at hand */
@@ -246,6 +308,7 @@ void bridge_forward(const struct bridge_tables *tables, uint16_t in_port, struct
 	    .cell = cell,
 	    .lists = &work->lists,
 	    .seen = &work->seen,
+	    .rules = work->rules,
 	    .tick = tick,
 	    .in_port = in_port,
 	};

@@ -28,6 +28,8 @@ enum {
 	BRIDGE_SEEN = 2048 /* sources a worker remembers */
 };
 
+struct rules_work;
+
 struct bridge {
 	struct fdb *fdb; /* NULL: no such bridge */
 	bool vlan_filtering;
@@ -83,6 +85,7 @@ struct bridge_seen {
 struct bridge_work {
 	struct bridge_lists lists;
 	struct bridge_seen seen;
+	struct rules_work *rules; /* of this batch; NULL: the port's ingress has none */
 };
 
 /*

@@ -9,7 +9,15 @@
 #include "engine_tables.h"
 #include "port_memory.h"
 
-enum { PORTS_DEFAULT = 256, BRIDGES_DEFAULT = 64, WORKERS_DEFAULT = 320, SPIN_DEFAULT_US = 200 };
+enum {
+	PORTS_DEFAULT = 256,
+	BRIDGES_DEFAULT = 64,
+	WORKERS_DEFAULT = 320,
+	SPIN_DEFAULT_US = 200,
+	SETS_DEFAULT = 256,
+	RULES_DEFAULT = 262144,
+	POLICERS_DEFAULT = 256
+};
 
 static uint32_t tick_now(void)
 {
@@ -34,6 +42,7 @@ uint64_t engine_fdb_bytes(uint32_t entries_max)
 static void engine_free(struct engine *engine)
 {
 	snapshot_free(engine->snapshot);
+	engine_rules_close(engine);
 	if (engine->stats)
 		stats_unmap(engine->stats);
 	conntrack_unmap(engine->conntrack);
@@ -62,6 +71,31 @@ static int engine_tables(struct engine *engine, struct error *err)
 	return 0;
 }
 
+static void or_default(unsigned *value, unsigned otherwise)
+{
+	if (!*value)
+		*value = otherwise;
+}
+
+static int engine_defaults(struct engine_params *params, struct error *err)
+{
+	or_default(&params->ports_max, PORTS_DEFAULT);
+	or_default(&params->bridges_max, BRIDGES_DEFAULT);
+	or_default(&params->workers_max, WORKERS_DEFAULT);
+	or_default(&params->spin_us, SPIN_DEFAULT_US);
+	or_default(&params->sets_max, SETS_DEFAULT);
+	or_default(&params->rules_max, RULES_DEFAULT);
+	or_default(&params->policers_max, POLICERS_DEFAULT);
+	or_default(&params->connections_max, CONNTRACK_DEFAULT);
+	if (params->ports_max > FDB_PORTS_MAX || params->bridges_max > FDB_PORTS_MAX)
+		return error_set(err, EINVAL, "at most %u ports and bridges",
+				 (unsigned)FDB_PORTS_MAX);
+	if (params->sets_max > RULE_NONE || params->policers_max > RULE_NONE)
+		return error_set(err, EINVAL, "at most %u rule sets and policers",
+				 (unsigned)RULE_NONE);
+	return 0;
+}
+
 int engine_create(const struct engine_params *params, struct engine **out, struct error *err)
 {
 	struct engine_config nothing = {0};
@@ -73,23 +107,13 @@ int engine_create(const struct engine_params *params, struct engine **out, struc
 	if (!engine)
 		return error_set(err, ENOMEM, "out of memory");
 	engine->params = *params;
-	if (!engine->params.ports_max)
-		engine->params.ports_max = PORTS_DEFAULT;
-	if (!engine->params.bridges_max)
-		engine->params.bridges_max = BRIDGES_DEFAULT;
-	if (!engine->params.workers_max)
-		engine->params.workers_max = WORKERS_DEFAULT;
-	if (!engine->params.spin_us)
-		engine->params.spin_us = SPIN_DEFAULT_US;
-	if (!engine->params.connections_max)
-		engine->params.connections_max = CONNTRACK_DEFAULT;
-	if (engine->params.ports_max > FDB_PORTS_MAX ||
-	    engine->params.bridges_max > FDB_PORTS_MAX) {
-		status =
-		    error_set(err, EINVAL, "at most %u ports and bridges", (unsigned)FDB_PORTS_MAX);
+	status = engine_defaults(&engine->params, err);
+	if (status)
 		goto failed;
-	}
 	status = engine_tables(engine, err);
+	if (status)
+		goto failed;
+	status = engine_rules_open(engine, err);
 	if (status)
 		goto failed;
 	status = stats_map(params->stats_fd, engine->params.workers_max, engine->params.ports_max,

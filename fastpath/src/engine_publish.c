@@ -186,7 +186,14 @@ int engine_publish(struct engine *engine, const struct engine_config *config, st
 	status = snapshot_build(config, &parts, &new, err);
 	if (status)
 		return status;
+	status = engine_rules_tables(engine, new->bridge_ports, &new->rules, err);
+	if (status) {
+		snapshot_free(new);
+		return status;
+	}
 	status = workers_make(engine, new, err);
+	if (!status && new->rules.any)
+		status = engine_rules_works(engine, err);
 	if (status) {
 		workers_end(engine, old); /* the parked ones */
 		snapshot_free(new);
@@ -199,6 +206,7 @@ int engine_publish(struct engine *engine, const struct engine_config *config, st
 	engine->snapshot = new;
 	workers_start(engine, old);
 	fdbs_settle(engine, old);
+	engine_rules_settle(engine);
 	snapshot_free(old);
 	return 0;
 }

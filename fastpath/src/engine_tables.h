@@ -27,6 +27,26 @@ struct engine_bridge {
 	bool published; /* was part of a configuration: its FDB is in step with the members */
 };
 
+/* What the rule of a slot names: 8 bytes of each slot there can be. */
+struct rule_place {
+	uint32_t set;	/* its set's id + 1; 0: no rule */
+	uint16_t names; /* a jump's set, a police rule's policer */
+	uint8_t type;	/* enum rule_action_type */
+	bool log;
+};
+
+struct engine_rules {
+	struct classifier **classifiers; /* by set id, as changed last; NULL: no such set */
+	struct classifier **seen;	 /* by set id, as workers see it; NULL: not named */
+	struct rules_refs *refs;	 /* by set id */
+	struct rule_place *places;	 /* by slot */
+	struct policer **policers;	 /* by id */
+	struct rules_work **works;	 /* by row; as old as the engine, for what they counted */
+	struct rules_config config;	 /* in force: sets and attachments, copied */
+	uint64_t generation;		 /* of the tables */
+	uint64_t log_lost;		 /* records, told already */
+};
+
 struct engine {
 	struct engine_params params;
 	struct stats *stats;
@@ -36,6 +56,7 @@ struct engine {
 	struct engine_port **engine_ports;
 	struct engine_bridge *engine_bridges;
 	struct worker **rows; /* worker of each row of the statistics */
+	struct engine_rules rules;
 	/* the same by id, as snapshot_build takes it */
 	struct port **ports;
 	pthread_spinlock_t **locks;
@@ -44,3 +65,14 @@ struct engine {
 
 /* What a snapshot is built from. */
 struct snapshot_parts engine_parts(const struct engine *engine);
+
+int engine_rules_open(struct engine *engine, struct error *err);
+/* Also of an engine whose open failed. The workers are gone. */
+void engine_rules_close(struct engine *engine);
+/* The tables of the rules in force for these ports. */
+int engine_rules_tables(struct engine *engine, const struct bridge_port *ports,
+			struct rules_tables *out, struct error *err);
+/* Before a snapshot with rules is published: every worker can meet them. */
+int engine_rules_works(struct engine *engine, struct error *err);
+/* After it was, and the grace period. */
+void engine_rules_settle(struct engine *engine);

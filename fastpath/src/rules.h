@@ -11,8 +11,14 @@
  *
  * The worker keeps for each batch: keys and connection states (parsed once, used by both stages),
  * copies for mirrors, answers for rejects. Mirrored and originated frames meet no rules. What is
- * dropped is booked as rule, rule_default, rejected, policed, connection_limit or connection
- * refused redirect (destination_down): on the receiving port at ingress, on the sending at egress.
+ * dropped is booked as rule, rule_default, rejected, policed or connection_limit: on the receiving
+ * port at ingress, on the sending one at egress.
+ *
+ * Redirect: as if the FDB named that port, with the refusals of that case (destination_down,
+ * isolated, same_port). At egress a frame is redirected once; a second time is destination_down.
+ * Mirror: no copy goes to a port that is not there or not up, nor to the one that the frame came
+ * by or is just leaving by.
+ * A frame that meets more than RULES_MET_MAX rules at one stage is dropped as `rule`.
  *
  * Runs on: workers; struct rules_tables is part of a snapshot.
  */
@@ -32,7 +38,8 @@
 
 enum {
 	RULES_CHAIN_MAX = 16, /* sets at one stage */
-	RULES_JUMP_MAX = 8    /* jumps within jumps */
+	RULES_JUMP_MAX = 8,   /* jumps within jumps */
+	RULES_MET_MAX = 1024  /* rules that a frame meets at one stage */
 };
 
 enum rules_verdict { RULES_GO, RULES_DROP, RULES_DROP_DEFAULT, RULES_REJECT, RULES_REDIRECT };
@@ -54,8 +61,9 @@ struct rules_stage {
 };
 
 struct rules_tables {
-	uint64_t generation;	      /* of the rules: another one makes cached ways void */
-	const struct rules_set *sets; /* by set id */
+	uint64_t generation;		  /* of the rules: another one makes cached ways void */
+	const struct rules_set *sets;	  /* by set id */
+	const struct rules_stage *stages; /* all of them, by number */
 	const struct rules_stage *const *ingress; /* by port id; NULL entries: no rules */
 	const struct rules_stage *const *egress;
 	struct policer *const *policers; /* by id */
@@ -63,6 +71,46 @@ struct rules_tables {
 	bool any; /* some port has a stage */
 };
 
-/* The full lookup: what the cache must agree with. `key.state` is filled in. */
+/*
+ * The way of a key through a stage, rule by rule: those that match, in the order they act. The
+ * walker knows nothing of rates; whoever finds a policer's exceeded ends the walk.
+ */
+struct rules_walk {
+	const struct rules_tables *tables;
+	const struct rules_stage *stage;
+	const struct flow_key *key; /* `state` is filled in */
+	uint16_t chain;		    /* of stage->sets */
+	uint16_t depth;		    /* of jumps */
+	uint16_t met;
+	bool ended;
+	/* behind the last rule */
+	uint8_t verdict;     /* enum rules_verdict */
+	uint16_t default_of; /* see struct flow_path */
+	struct {
+		uint16_t set;
+		const struct classify_rule *after;
+	} level[RULES_JUMP_MAX + 1];
+};
+
+void rules_walk_begin(struct rules_walk *walk, const struct rules_tables *tables,
+		      const struct rules_stage *stage, const struct flow_key *key);
+/* NULL: the walk is at its end, verdict and default_of are set. */
+const struct classify_rule *rules_walk_next(struct rules_walk *walk);
+
+/*
+ * The full lookup: what the cache must agree with. `key.state` is filled in. A way of more than
+ * FLOW_PATH_MAX rules has a count of FLOW_PATH_MAX + 1 and no verdict: it has to be walked.
+ */
 void rules_resolve(const struct rules_tables *tables, const struct rules_stage *stage,
 		   const struct flow_key *key, struct flow_path *path);
+
+static inline void rules_mask(const struct flow_key *key, const struct flow_key *needs,
+			      struct flow_key *masked)
+{
+	const uint64_t *from = (const uint64_t *)(const void *)key;
+	const uint64_t *mask = (const uint64_t *)(const void *)needs;
+	uint64_t *to = (uint64_t *)(void *)masked;
+
+	for (unsigned i = 0; i < sizeof(*key) / sizeof(*from); i++)
+		to[i] = from[i] & mask[i];
+}

@@ -261,7 +261,26 @@ void snapshot_free(struct snapshot *snapshot)
 	free(snapshot->members);
 	free(snapshot->monitors);
 	free(snapshot->monitored);
-	free(snapshot);
+	snapshot_free_shell(snapshot);
+}
+
+struct snapshot *snapshot_with_rules(const struct snapshot *old, uint64_t generation,
+				     const struct rules_tables *rules)
+{
+	struct snapshot *snapshot = malloc(sizeof(*snapshot));
+
+	if (!snapshot)
+		return NULL;
+	*snapshot = *old;
+	snapshot->generation = generation;
+	snapshot->rules = *rules;
+	return snapshot;
+}
+
+void snapshot_free_shell(struct snapshot *old)
+{
+	rules_tables_free(&old->rules);
+	free(old);
 }
 
 /* --- grace periods -----------------------------------------------------------------------------

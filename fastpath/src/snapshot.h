@@ -27,6 +27,7 @@
 #include "error.h"
 #include "monitor.h"
 #include "port.h"
+#include "rules_tables.h"
 #include "tx.h"
 
 /* Who monitors a port. */
@@ -39,6 +40,7 @@ struct snapshot {
 	uint64_t generation;
 	struct snapshot_monitored *monitored; /* by port id; NULL: no port is monitored */
 	struct bridge_tables tables;
+	struct rules_tables rules;   /* empty until rules_tables_build */
 	struct tx_port *tx_ports;    /* by port id */
 	struct port_config *configs; /* by port id, present ones: polling, cpu */
 	struct bridge *bridges;
@@ -65,6 +67,13 @@ int snapshot_build(const struct engine_config *config, const struct snapshot_par
 /* Recomputes which transmit queues need no lock, before the snapshot is published. */
 void snapshot_set_ordinals(struct snapshot *snapshot, unsigned ordinals);
 void snapshot_free(struct snapshot *snapshot);
+/*
+ * The same ports and bridges with other rules, whose tables are taken over: the parts of `old` are
+ * the new one's from now on, and snapshot_free_shell is what `old` is freed with. NULL: no memory.
+ */
+struct snapshot *snapshot_with_rules(const struct snapshot *old, uint64_t generation,
+				     const struct rules_tables *rules);
+void snapshot_free_shell(struct snapshot *old);
 
 /* --- grace periods -----------------------------------------------------------------------------
  */

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "rules_work.h"
+
 enum {
 	TX_LOCK_SPINS = 200,   /* tries before each nap: about 5 us */
 	TX_LOCK_NAP_NS = 20000 /* an af_packet port may hold its queue for milliseconds */
@@ -125,36 +127,17 @@ static inline void tx_ready(struct way_out *out, struct frame *frame)
 
 /* --- vlan out -------------------------------------------------------------------------------- */
 
-/* Books an edit of `delta` bytes in the first fragment's fields that describe the whole. */
-static void frame_shift(struct frame *frame, enum vlan_edit edit, int delta)
-{
-	frame->frame_len = (uint32_t)((int)frame->frame_len + delta);
-	frame->l3_offset = (uint8_t)(frame->l3_offset + delta);
-	frame->tags = (uint8_t)(frame->tags + (edit == VLAN_EDIT_PUSH) - (edit == VLAN_EDIT_POP));
-	if (frame_has_offload(frame)) {
-		frame->offload.csum_start = (uint16_t)(frame->offload.csum_start + delta);
-		frame->offload.hdr_len = (uint16_t)(frame->offload.hdr_len + delta);
-	}
-}
-
-static int edit_delta(enum vlan_edit edit)
-{
-	if (edit == VLAN_EDIT_SET)
-		return 0;
-	return edit == VLAN_EDIT_PUSH ? VLAN_TAG_BYTES : -VLAN_TAG_BYTES;
-}
-
 /* The frame is this destination's alone and its header is in one piece: moved where it stands. */
 static void edit_in_place(struct frame *frame, enum vlan_edit edit)
 {
-	int delta = edit_delta(edit);
+	int delta = vlan_edit_bytes(edit);
 	unsigned consumed;
 
 	vlan_header(edit, frame, frame->data, frame->data - delta, &consumed);
 	frame->data -= delta;
 	frame->len = (uint32_t)((int)frame->len + delta);
 	frame->headroom = (uint16_t)(frame->headroom - delta);
-	frame_shift(frame, edit, delta);
+	vlan_book(frame, edit);
 }
 
 /* A new header in scratch, then the old frame behind its header. */
@@ -183,14 +166,17 @@ static struct frame *edit_aside(struct tx *tx, struct frame *frame, enum vlan_ed
 	first->headroom = 0;
 	first->pool = 0;
 	first->slot = NULL;
-	frame_shift(first, edit, edit_delta(edit));
+	vlan_book(first, edit);
 	return first;
 }
 
 static struct frame *tx_edit(struct way_out *out, struct frame *frame)
 {
-	enum vlan_edit edit = vlan_out(out->vlan, frame);
+	enum vlan_edit edit;
 
+	if (frame->flags & FRAME_AS_IS)
+		return frame;
+	edit = vlan_out(out->vlan, frame);
 	if (edit == VLAN_EDIT_NONE)
 		return frame;
 	if (!(frame->flags & FRAME_SHARED) && frame->len >= 16 &&
@@ -297,7 +283,8 @@ static unsigned tx_plain(const struct way_out *out, struct frame *const *frames,
 
 		if (frame->next || frame_has_offload(frame) ||
 		    frame->frame_len > mtu + frame->l3_offset ||
-		    (vlan && vlan_out(vlan, frame) != VLAN_EDIT_NONE))
+		    (vlan && !(frame->flags & FRAME_AS_IS) &&
+		     vlan_out(vlan, frame) != VLAN_EDIT_NONE))
 			return i;
 	}
 	return count;
@@ -335,25 +322,93 @@ static void tx_destination(struct way_out *out, struct frame *const *frames, uns
 	tx_drain(out);
 }
 
+static void flush_port(struct tx *tx, const struct tx_port *ports,
+		       const struct bridge_port *bridge_ports, uint16_t id,
+		       struct frame *const *frames, unsigned count)
+{
+	const struct tx_port *to = &ports[id];
+	struct way_out out = {
+	    .tx = tx,
+	    .to = to,
+	    .vlan = to->vlan_filtering ? &bridge_ports[id].vlan : NULL,
+	    .cell = &tx->cells[id],
+	    .caps = atomic_load_explicit(&to->port->caps, memory_order_relaxed),
+	    .mtu = tx_mtu(to),
+	    .refuse = to->offload_policy == OFFLOAD_REFUSE,
+	};
+
+	if (to->offload_policy == OFFLOAD_COMPLETE)
+		out.caps &= PORT_CAP_FRAGS;
+	tx_destination(&out, frames, count);
+}
+
+/* --- rules at egress ---------------------------------------------------------------------------
+ */
+
+/* A destination's list: what its rules let through is sent. */
+static void flush_ruled(struct tx *tx, const struct tx_port *ports,
+			const struct bridge_port *bridge_ports, struct bridge_lists *lists,
+			uint16_t id)
+{
+	const struct rules_stage *stage = tx->rules->tables->egress[id];
+	unsigned count = lists->counts[id];
+
+	if (stage)
+		count = rules_egress(tx->rules, stage, id, lists->frames[id], count);
+	if (tx->rules->edited)
+		tx->plain_max = 0;
+	if (count)
+		flush_port(tx, ports, bridge_ports, id, lists->frames[id], count);
+	lists->counts[id] = 0;
+}
+
+static void flush_ruled_all(struct tx *tx, const struct tx_port *ports,
+			    const struct bridge_port *bridge_ports, struct bridge_lists *lists)
+{
+	for (unsigned i = 0; i < lists->active_count; i++)
+		flush_ruled(tx, ports, bridge_ports, lists, lists->active[i]);
+	lists->active_count = 0;
+}
+
+/*
+ * What a destination's rules put beside goes before the next destination's do, so that neither the
+ * lists nor scratch hold more than one destination's: first frames that are redirected, whose new
+ * destination has rules of its own, then copies and answers, which meet none.
+ */
+static void flush_beside(struct tx *tx, const struct tx_port *ports,
+			 const struct bridge_port *bridge_ports)
+{
+	struct rules_work *rules = tx->rules;
+
+	rules->moving = true;
+	flush_ruled_all(tx, ports, bridge_ports, &rules->moved);
+	rules->moving = false;
+	flush_ruled_all(tx, ports, bridge_ports, &rules->aside);
+	rules_sent(rules);
+}
+
+static void flush_with_rules(struct tx *tx, const struct tx_port *ports,
+			     const struct bridge_port *bridge_ports, struct bridge_lists *lists)
+{
+	flush_beside(tx, ports, bridge_ports); /* of ingress */
+	for (unsigned i = 0; i < lists->active_count; i++) {
+		flush_ruled(tx, ports, bridge_ports, lists, lists->active[i]);
+		flush_beside(tx, ports, bridge_ports);
+	}
+	lists->active_count = 0;
+}
+
 void tx_flush(struct tx *tx, const struct tx_port *ports, const struct bridge_port *bridge_ports,
 	      struct bridge_lists *lists)
 {
+	if (__builtin_expect(tx->rules != NULL, 0)) {
+		flush_with_rules(tx, ports, bridge_ports, lists);
+		return;
+	}
 	for (unsigned i = 0; i < lists->active_count; i++) {
 		uint16_t id = lists->active[i];
-		const struct tx_port *to = &ports[id];
-		struct way_out out = {
-		    .tx = tx,
-		    .to = to,
-		    .vlan = to->vlan_filtering ? &bridge_ports[id].vlan : NULL,
-		    .cell = &tx->cells[id],
-		    .caps = atomic_load_explicit(&to->port->caps, memory_order_relaxed),
-		    .mtu = tx_mtu(to),
-		    .refuse = to->offload_policy == OFFLOAD_REFUSE,
-		};
 
-		if (to->offload_policy == OFFLOAD_COMPLETE)
-			out.caps &= PORT_CAP_FRAGS;
-		tx_destination(&out, lists->frames[id], lists->counts[id]);
+		flush_port(tx, ports, bridge_ports, id, lists->frames[id], lists->counts[id]);
 		lists->counts[id] = 0;
 	}
 	lists->active_count = 0;

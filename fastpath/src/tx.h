@@ -41,7 +41,10 @@ enum {
 	TX_SCRATCH_BYTES = 256 * 1024 /* at least two frames of FRAME_LEN_MAX in one piece */
 };
 
+struct rules_work;
+
 struct tx {
+	struct rules_work *rules;    /* of this batch; NULL: no port has any */
 	struct port_counters *cells; /* the worker's, by port id */
 	unsigned ordinal;	     /* for the choice of a queue */
 	struct port_queue *source;   /* whose batch is not committed yet, or NULL */

@@ -97,3 +97,25 @@ enum vlan_edit vlan_out(const struct vlan_port *port, const struct frame *frame)
  */
 unsigned vlan_header(enum vlan_edit edit, const struct frame *frame, const uint8_t *old,
 		     uint8_t *header, unsigned *consumed);
+
+/* By how many bytes an edit makes a frame longer. */
+static inline int vlan_edit_bytes(enum vlan_edit edit)
+{
+	if (edit == VLAN_EDIT_NONE || edit == VLAN_EDIT_SET)
+		return 0;
+	return edit == VLAN_EDIT_PUSH ? VLAN_TAG_BYTES : -VLAN_TAG_BYTES;
+}
+
+/* Books an edit in the first fragment's fields that describe the whole. */
+static inline void vlan_book(struct frame *frame, enum vlan_edit edit)
+{
+	int delta = vlan_edit_bytes(edit);
+
+	frame->frame_len = (uint32_t)((int)frame->frame_len + delta);
+	frame->l3_offset = (uint8_t)(frame->l3_offset + delta);
+	frame->tags = (uint8_t)(frame->tags + (edit == VLAN_EDIT_PUSH) - (edit == VLAN_EDIT_POP));
+	if (frame_has_offload(frame)) {
+		frame->offload.csum_start = (uint16_t)(frame->offload.csum_start + delta);
+		frame->offload.hdr_len = (uint16_t)(frame->offload.hdr_len + delta);
+	}
+}

@@ -84,6 +84,18 @@ static void batch_book(struct worker *worker, unsigned count)
 	counter_add(&worker->cell->rx_bytes, bytes);
 }
 
+/* Some port has rules. Frames of a port in no bridge go nowhere. */
+static void batch_rules(struct worker *worker, const struct snapshot *snapshot, unsigned count)
+{
+	struct rules_work *rules = worker->rules;
+
+	rules_begin(rules, &snapshot->rules, &snapshot->tables, snapshot->generation,
+		    worker->port_id, worker->batch, count);
+	worker->tx.rules = rules;
+	if (snapshot->rules.ingress[worker->port_id])
+		worker->work.rules = rules;
+}
+
 int worker_batch(struct worker *worker, const struct snapshot *snapshot)
 {
 	struct port_queue *queue = worker->queue;
@@ -95,11 +107,14 @@ int worker_batch(struct worker *worker, const struct snapshot *snapshot)
 	if (__builtin_expect(snapshot->monitored && !worker->tx.copies, 0))
 		monitor_rx(&snapshot->monitored[worker->port_id].rx, worker->batch, (unsigned)count,
 			   worker->tx.cells);
+	if (__builtin_expect(snapshot->rules.any, 0))
+		batch_rules(worker, snapshot, (unsigned)count);
 	bridge_forward(&snapshot->tables, worker->port_id, worker->batch, (unsigned)count,
 		       clock_tick(), worker->cell, &worker->work);
 	worker->tx.source = worker->port->ops->rx_commit ? queue : NULL;
 	tx_flush(&worker->tx, snapshot->tx_ports, snapshot->bridge_ports, &worker->work.lists);
 	worker->port->ops->rx_done(queue);
+	worker->work.rules = worker->tx.rules = NULL;
 	counter_add(&worker->counters->batches, 1);
 	return count;
 }

@@ -25,6 +25,7 @@
 #include "bridge.h"
 #include "error.h"
 #include "port.h"
+#include "rules_work.h"
 #include "snapshot.h"
 #include "stats.h"
 #include "tx.h"
@@ -42,6 +43,7 @@ struct worker {
 	struct bridge_work work;
 	struct frame batch[FRAME_BATCH];
 	struct tx tx;
+	struct rules_work *rules; /* there before the first snapshot with rules is */
 	/* shared */
 	_Atomic uint32_t state; /* enum worker_state */
 	_Atomic bool link_down; /* the last rx said ENETDOWN */

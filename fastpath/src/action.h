@@ -1,0 +1,34 @@
+/*
+ * What rules do to a frame at one stage: count, log, mirror, police, edit, answer.
+ *
+ * Runs on: workers.
+ */
+#pragma once
+
+#include "rules_work.h"
+
+/* A frame at a stage. */
+struct action_frame {
+	const struct frame *frame;
+	struct flow_key *key;
+	struct port_counters *cell; /* the port's that a drop is booked on */
+	unsigned index;		    /* in the batch */
+	uint16_t out_port;	    /* RULE_NONE at ingress */
+	uint16_t redirect;	    /* of the verdict RULES_REDIRECT */
+	struct rule_action set;	    /* what `set` rules want together: set_fields, and values */
+};
+
+/* Does what a rule that is met says, but for set and redirect, which are left in `at`. False: a
+ * policer's rate is exceeded. */
+bool action_do(struct rules_work *work, struct action_frame *at, const struct classify_rule *rule);
+
+/* Tells the sender, once a frame. */
+void action_answer(struct rules_work *work, const struct action_frame *at);
+
+/*
+ * Writes the frame's headers anew as `set` says: new descriptors in first and rest, bytes in
+ * header[RULES_HEADER_MAX]. first may be the frame itself. VLAN as rule.h has it.
+ */
+void action_edit(const struct frame *frame, const struct flow_key *key,
+		 const struct rule_action *set, bool filtering, struct frame *first,
+		 struct frame *rest, uint8_t *header);

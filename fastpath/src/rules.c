@@ -1,0 +1,475 @@
+/* Runs on: workers. */
+#include "rules.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "action.h"
+#include "bridge_decide.h"
+#include "parse.h"
+#include "rules_work.h"
+
+/* --- the way through a stage ------------------------------------------------------------------
+ */
+
+void rules_walk_begin(struct rules_walk *walk, const struct rules_tables *tables,
+		      const struct rules_stage *stage, const struct flow_key *key)
+{
+	walk->tables = tables;
+	walk->stage = stage;
+	walk->key = key;
+	walk->chain = walk->depth = walk->met = 0;
+	walk->ended = false;
+	walk->verdict = RULES_GO;
+	walk->default_of = RULE_NONE;
+	walk->level[0].set = stage->sets[0];
+	walk->level[0].after = NULL;
+}
+
+/* This set has decided that the frame goes on: the next one is asked. */
+static void walk_next_set(struct rules_walk *walk)
+{
+	walk->depth = 0;
+	if (++walk->chain == walk->stage->count) {
+		walk->ended = true;
+		return;
+	}
+	walk->level[0].set = walk->stage->sets[walk->chain];
+	walk->level[0].after = NULL;
+}
+
+static void walk_end(struct rules_walk *walk, enum rules_verdict verdict, uint16_t default_of)
+{
+	walk->verdict = (uint8_t)verdict;
+	walk->default_of = default_of;
+	walk->ended = true;
+}
+
+/* What a rule does to the walk. */
+static void walk_follow(struct rules_walk *walk, const struct rule_action *action)
+{
+	switch (action->type) {
+	case RULE_ALLOW:
+		walk->default_of = RULE_NONE;
+		walk_next_set(walk);
+		break;
+	case RULE_DROP:
+		walk_end(walk, RULES_DROP, RULE_NONE);
+		break;
+	case RULE_REJECT:
+		walk_end(walk, RULES_REJECT, RULE_NONE);
+		break;
+	case RULE_REDIRECT:
+		walk_end(walk, RULES_REDIRECT, RULE_NONE);
+		break;
+	case RULE_JUMP:
+		/* built so that it cannot go deeper */
+		if (walk->depth < RULES_JUMP_MAX) {
+			walk->depth++;
+			walk->level[walk->depth].set = action->set;
+			walk->level[walk->depth].after = NULL;
+		}
+		break;
+	default:
+		break;
+	}
+}
+
+const struct classify_rule *rules_walk_next(struct rules_walk *walk)
+{
+	while (!walk->ended) {
+		uint16_t set = walk->level[walk->depth].set;
+		const struct classify_rule *rule = classify(
+		    walk->tables->sets[set].classifier, walk->key, walk->level[walk->depth].after);
+
+		if (rule) {
+			if (walk->met++ == RULES_MET_MAX) {
+				walk_end(walk, RULES_DROP, RULE_NONE);
+				break;
+			}
+			walk->level[walk->depth].after = rule;
+			walk_follow(walk, &rule->action);
+			return rule;
+		}
+		if (walk->depth) {
+			walk->depth--;
+		} else if (walk->tables->sets[set].default_drop) {
+			walk_end(walk, RULES_DROP_DEFAULT, set);
+		} else {
+			walk->default_of = set;
+			walk_next_set(walk);
+		}
+	}
+	return NULL;
+}
+
+void rules_resolve(const struct rules_tables *tables, const struct rules_stage *stage,
+		   const struct flow_key *key, struct flow_path *path)
+{
+	const struct classify_rule *rule;
+	struct rules_walk walk;
+
+	memset(path, 0, sizeof(*path));
+	rules_walk_begin(&walk, tables, stage, key);
+	while ((rule = rules_walk_next(&walk))) {
+		if (path->count == FLOW_PATH_MAX) {
+			path->count++;
+			return;
+		}
+		path->rules[path->count++] = rule;
+	}
+	path->verdict = walk.verdict;
+	path->default_of = walk.default_of;
+}
+
+/* --- a frame at a stage ------------------------------------------------------------------------
+ */
+
+enum { GOES_ON = DROP_REASONS, GOES_ELSEWHERE }; /* beside the reasons why it does not */
+
+/* A way too long to be kept: its rules act while they are found. */
+static unsigned act_walking(struct rules_work *work, const struct rules_stage *stage,
+			    struct action_frame *at, bool *in_rate)
+{
+	const struct classify_rule *rule;
+	struct rules_walk walk;
+
+	rules_walk_begin(&walk, work->tables, stage, at->key);
+	while (*in_rate && (rule = rules_walk_next(&walk)))
+		*in_rate = action_do(work, at, rule);
+	return walk.verdict;
+}
+
+/* Does what the rules of the way say; returns why the frame is dropped, or where it goes. */
+static unsigned act(struct rules_work *work, const struct rules_stage *stage,
+		    const struct flow_path *path, struct action_frame *at)
+{
+	unsigned verdict = path->verdict;
+	bool in_rate = true;
+
+	if (__builtin_expect(path->count > FLOW_PATH_MAX, 0)) {
+		verdict = act_walking(work, stage, at, &in_rate);
+	} else {
+		for (unsigned i = 0; i < path->count && in_rate; i++)
+			in_rate = action_do(work, at, path->rules[i]);
+	}
+	if (__builtin_expect(!in_rate, 0))
+		return DROP_POLICED;
+	switch (verdict) {
+	case RULES_GO:
+		return GOES_ON;
+	case RULES_DROP_DEFAULT:
+		return DROP_RULE_DEFAULT;
+	case RULES_REJECT:
+		action_answer(work, at);
+		return DROP_REJECTED;
+	case RULES_REDIRECT:
+		return GOES_ELSEWHERE;
+	default:
+		return DROP_RULE;
+	}
+}
+
+/* --- keys and states ---------------------------------------------------------------------------
+ */
+
+static void key_parse(struct rules_work *work, const struct frame *frame, unsigned index)
+{
+	parse_flow(frame, &work->keys[index]);
+	work->keyed |= (uint64_t)1 << index;
+}
+
+/* In the order of the batch: a frame's state may come from the one before it. */
+static void state_find(struct rules_work *work, const struct action_frame *at)
+{
+	struct flow_key *key = &work->keys[at->index];
+	uint64_t bit = (uint64_t)1 << at->index;
+
+	if (!(work->tracked & bit)) {
+		work->tracked |= bit;
+		key->state =
+		    (uint8_t)conntrack_lookup(work->tables->conntrack, key, at->frame, work->bridge,
+					      work->tick, &work->refs[at->index]);
+	}
+	at->key->state = key->state;
+}
+
+/* The frame is allowed. False: it begins a connection that there is no room for. */
+static bool state_commit(struct rules_work *work, const struct frame *frame, unsigned index)
+{
+	uint64_t bit = (uint64_t)1 << index;
+
+	if (work->committed & bit)
+		return true;
+	work->committed |= bit;
+	return conntrack_commit(work->tables->conntrack, &work->keys[index], frame, work->bridge,
+				work->tick, &work->refs[index]) != -ENOSPC;
+}
+
+static uint64_t hash_of(const struct rules_work *work, const struct rules_stage *stage,
+			const struct flow_key *key, struct flow_key *masked)
+{
+	rules_mask(key, &stage->needs, masked);
+	return work->cache ? flow_cache_prefetch(work->cache, stage->number, masked) : 0;
+}
+
+/* The way of a key through the stage, from the cache or found anew into `room`. */
+static const struct flow_path *way(struct rules_work *work, const struct rules_stage *stage,
+				   const struct flow_key *key, uint64_t hash,
+				   const struct flow_key *masked, struct flow_path *room)
+{
+	uint64_t generation = work->tables->generation;
+	const struct flow_path *path;
+
+	if (work->cache) {
+		path = flow_cache_find(work->cache, hash, generation, stage->number, masked);
+		if (path)
+			return path;
+	}
+	rules_resolve(work->tables, stage, key, room);
+	if (work->cache && room->count <= FLOW_PATH_MAX)
+		flow_cache_insert(work->cache, hash, generation, stage->number, masked, room);
+	return room;
+}
+
+/*
+ * A frame, whose key is there, through a stage. hash and masked are those of a stage that uses no
+ * state; with the state they are found here.
+ */
+static unsigned pass(struct rules_work *work, const struct rules_stage *stage,
+		     struct action_frame *at, uint64_t hash, struct flow_key *masked)
+{
+	struct flow_path room;
+	unsigned fate;
+
+	if (stage->uses_state) {
+		state_find(work, at);
+		hash = hash_of(work, stage, at->key, masked);
+	}
+	fate = act(work, stage, way(work, stage, at->key, hash, masked, &room), at);
+	if (stage->uses_state && fate >= GOES_ON && !state_commit(work, at->frame, at->index))
+		return DROP_CONNECTION_LIMIT;
+	return fate;
+}
+
+/* --- stages ------------------------------------------------------------------------------------
+ */
+
+void rules_begin(struct rules_work *work, const struct rules_tables *tables,
+		 const struct bridge_tables *bridges, uint64_t generation, uint16_t in_port,
+		 const struct frame *batch, unsigned count)
+{
+	const struct bridge_port *in = &bridges->ports[in_port];
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	work->tick = (uint32_t)now.tv_sec;
+	clock_gettime(CLOCK_REALTIME_COARSE, &now);
+	work->now_s = (uint64_t)now.tv_sec;
+	work->now_ns = 0;
+	work->tables = tables;
+	work->bridges = bridges;
+	work->generation = generation;
+	work->in_port = in_port;
+	work->bridge = in->bridge;
+	work->filtering = in->bridge != BRIDGE_NONE && bridges->bridges[in->bridge].vlan_filtering;
+	work->batch = batch;
+	work->frame_number += work->batch_count;
+	work->batch_count = count;
+	work->edited = work->moving = false;
+	work->keyed = work->tracked = work->committed = work->answered = 0;
+	work->logged = work->unlogged = work->redirected = 0;
+}
+
+/* What `set` says, in the frame where it stands in the batch, and in its key. */
+static void edit_batch_frame(struct rules_work *work, struct frame *frame, unsigned index,
+			     const struct rule_action *set)
+{
+	uint8_t state = work->keys[index].state;
+
+	action_edit(frame, &work->keys[index], set, work->filtering, frame, &work->rests[index],
+		    work->headers[index]);
+	work->edited = true;
+	key_parse(work, frame, index);
+	work->keys[index].state = state;
+}
+
+/* One frame at the ingress stage; false: it ends here. */
+static bool enter(struct rules_work *work, const struct rules_stage *stage, struct action_frame *at,
+		  uint64_t hash, struct flow_key *masked)
+{
+	unsigned fate = pass(work, stage, at, hash, masked);
+
+	if (fate < GOES_ON) {
+		counter_add(&at->cell->rx_drops[fate], 1);
+		return false;
+	}
+	if (fate == GOES_ELSEWHERE) {
+		work->redirected |= (uint64_t)1 << at->index;
+		work->redirect[at->index] = at->redirect;
+	}
+	return true;
+}
+
+uint64_t rules_ingress(struct rules_work *work, const struct rules_stage *stage,
+		       struct frame *batch, uint64_t accepted, uint64_t *edited)
+{
+	struct flow_key masked[FRAME_BATCH];
+	uint64_t hashes[FRAME_BATCH];
+	uint64_t on = accepted;
+
+	*edited = 0;
+	for (uint64_t left = accepted; left; left &= left - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(left);
+
+		hashes[i] = 0;
+		if (batch[i].flags & FRAME_ORIGINATED) {
+			accepted &= ~((uint64_t)1 << i);
+			continue;
+		}
+		key_parse(work, &batch[i], i);
+		if (!stage->uses_state)
+			hashes[i] = hash_of(work, stage, &work->keys[i], &masked[i]);
+	}
+	for (uint64_t left = accepted; left; left &= left - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(left);
+		uint64_t bit = (uint64_t)1 << i;
+		struct action_frame at = {.frame = &batch[i],
+					  .key = &work->keys[i],
+					  .cell = &work->cells[work->in_port],
+					  .index = i,
+					  .out_port = RULE_NONE};
+
+		if (!enter(work, stage, &at, hashes[i], &masked[i])) {
+			on &= ~bit;
+		} else if (at.set.set_fields) {
+			edit_batch_frame(work, &batch[i], i, &at.set);
+			*edited |= bit;
+		}
+	}
+	return on;
+}
+
+/* One of the batch, or one that an egress stage has edited? */
+static bool of_batch(const struct rules_work *work, const struct frame *frame)
+{
+	return frame >= work->batch && frame < work->batch + FRAME_BATCH;
+}
+
+static struct rules_edit *edit_of(struct frame *frame)
+{
+	return (struct rules_edit *)(void *)frame; /* its first member */
+}
+
+/* The frame's key, parsed where it was not yet, and its number in the batch. */
+static struct flow_key *key_of(struct rules_work *work, struct frame *frame, unsigned *index)
+{
+	if (__builtin_expect(!of_batch(work, frame), 0)) {
+		*index = edit_of(frame)->index;
+		return &edit_of(frame)->key;
+	}
+	*index = (unsigned)(frame - work->batch);
+	if (!(work->keyed >> *index & 1))
+		key_parse(work, frame, *index);
+	return &work->keys[*index];
+}
+
+/* The frame with what `set` says for this destination; NULL: no room. */
+static struct frame *edit_for_port(struct rules_work *work, const struct action_frame *at)
+{
+	struct rules_edit *edit = &work->edits[work->edit_count];
+
+	if (work->edit_count == RULES_EDITS)
+		return NULL;
+	work->edit_count++;
+	edit->index = at->index;
+	action_edit(at->frame, at->key, &at->set, work->filtering, &edit->first, &edit->rest,
+		    edit->header);
+	parse_flow(&edit->first, &edit->key);
+	edit->key.state = at->key->state;
+	work->edited = true;
+	return &edit->first;
+}
+
+/* The frame leaves by another port; its rules are asked when what is here has been sent. */
+static void redirect(struct rules_work *work, const struct action_frame *at, struct frame *frame)
+{
+	const struct bridge_tables *bridges = work->bridges;
+	const uint64_t *reach = bridges->ports[work->in_port].reach;
+	struct bridge_lists *moved = &work->moved;
+	uint16_t to = at->redirect;
+	unsigned listed;
+
+	if (work->moving || to >= bridges->ports_max ||
+	    !bridge_reaches(bridges, reach, to, work->filtering, frame->vid)) {
+		unsigned reason = work->moving ? (unsigned)DROP_DESTINATION_DOWN
+					       : bridge_unicast_refusal(bridges, work->in_port, to);
+
+		counter_add(&at->cell->tx_drops[reason], 1);
+		return;
+	}
+	listed = moved->counts[to];
+	moved->frames[to][listed] = frame;
+	moved->counts[to] = (uint16_t)(listed + 1);
+	if (!listed)
+		moved->active[moved->active_count++] = to;
+}
+
+/* One frame at a destination; NULL: it does not leave here. */
+static struct frame *leave(struct rules_work *work, const struct rules_stage *stage,
+			   struct action_frame *at, struct frame *frame, uint64_t hash,
+			   struct flow_key *masked)
+{
+	unsigned fate = pass(work, stage, at, hash, masked);
+
+	if (fate < GOES_ON) {
+		counter_add(&at->cell->tx_drops[fate], 1);
+		return NULL;
+	}
+	if (at->set.set_fields) {
+		frame = edit_for_port(work, at);
+		if (!frame) {
+			counter_add(&at->cell->tx_drops[DROP_NO_BUFFER], 1);
+			return NULL;
+		}
+	}
+	if (fate == GOES_ELSEWHERE && at->redirect != at->out_port) {
+		redirect(work, at, frame);
+		return NULL;
+	}
+	return frame;
+}
+
+static bool meets_rules(const struct frame *frame)
+{
+	return !(frame->flags & (FRAME_AS_IS | FRAME_ORIGINATED));
+}
+
+unsigned rules_egress(struct rules_work *work, const struct rules_stage *stage, uint16_t out_port,
+		      struct frame **frames, unsigned count)
+{
+	struct action_frame at[FRAME_BATCH];
+	struct flow_key masked[FRAME_BATCH];
+	uint64_t hashes[FRAME_BATCH] = {0};
+	unsigned kept = 0;
+
+	for (unsigned n = 0; n < count; n++) {
+		if (!meets_rules(frames[n]))
+			continue;
+		at[n] = (struct action_frame){
+		    .frame = frames[n], .cell = &work->cells[out_port], .out_port = out_port};
+		at[n].key = key_of(work, frames[n], &at[n].index);
+		if (!stage->uses_state)
+			hashes[n] = hash_of(work, stage, at[n].key, &masked[n]);
+	}
+	for (unsigned n = 0; n < count; n++) {
+		struct frame *frame = frames[n];
+
+		if (meets_rules(frame))
+			frame = leave(work, stage, &at[n], frame, hashes[n], &masked[n]);
+		if (frame)
+			frames[kept++] = frame;
+	}
+	return kept;
+}
