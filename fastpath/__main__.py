@@ -36,7 +36,9 @@ def _limits(pairs: list[str], known: dict[str, int]) -> dict[str, int]:
     limits = dict(known)
     for pair in pairs:
         name, _, value = pair.partition("=")
-        if name not in known or not value.isdigit() or int(value) < 1:
+        # 0 is a number where it means something: where it is the default
+        least = min(known.get(name, 1), 1)
+        if name not in known or not value.isdigit() or int(value) < least:
             raise SystemExit(f"--limit {pair}: NAME is one of {', '.join(known)}, VALUE a number")
         limits[name] = int(value)
     return limits

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from fastpath import channel, check, outcomes, plan
 from fastpath.channel import Bundle, Send, close_all
 from fastpath.native import NO_BRIDGE, Engine, NativeError, PlacedBridge, PlacedPort
+from fastpath.native_connections import ConnectionFilter, ConnectionTable
 from fastpath.outcomes import Notify, Outcomes
 from fastpath.protocol import Outcome, WireBridge, WireObject, WirePort, WireStatic
 from fastpath.readings import PortStatus
@@ -399,7 +400,9 @@ class Applier:
             del self.port_slots[name]
         gone = self.bridge_slots.keys() | self.tables.fds.keys()
         for name in gone - self.wanted.bridges.keys() - self.tables.live.keys():
-            self.bridge_slots.pop(name, None)
+            if name in self.bridge_slots:  # the number will be another bridge's
+                left = ConnectionFilter(bridge=self.bridge_slots.pop(name))
+                ConnectionTable(self.engine).flush(left)
             self.tables.forget(name)
 
     def _save(self) -> None:

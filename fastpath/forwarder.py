@@ -22,11 +22,13 @@ import traceback  # noqa: F401
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from fastpath import channel, native, rights
+from fastpath import channel, connections, native, rights
 from fastpath.apply import Applier, HeldPort
 from fastpath.channel import Channel, ChannelClosed, ChannelError, Packet, close_all
 from fastpath.native import Engine
+from fastpath.native_connections import ConnectionTable
 from fastpath.regions import (
+    CONNTRACK,
     CONTROL_SOCKET,
     FDB_PREFIX,
     HANDOVER_SOCKET,
@@ -181,7 +183,10 @@ class Forwarder:
             stats_fd=regions[STATS],
             recover=adopt.recover,
             spin_us=limits["spin_us"],
+            connections_max=limits["connections_max"],
+            conntrack_fd=regions[CONNTRACK],
         )
+        ConnectionTable(self._engine).set(connections.settings(limits))
         self._server: Server | None = None
         self._applier = Applier(
             self._engine, store, store.load(), limits, self._to_keeper, self._notify

@@ -24,8 +24,10 @@ from fastpath import channel, native, rights, vale
 from fastpath.channel import Bundle, ChannelClosed, ChannelError, Packet, close_all
 from fastpath.children import Child, spawn
 from fastpath.devices import LinkMonitor
+from fastpath.native_connections import conntrack_bytes
 from fastpath.opener import Opener, OpenError, Policy
 from fastpath.regions import (
+    CONNTRACK,
     CONTROL_SOCKET,
     FDB_PREFIX,
     HANDOVER_SOCKET,
@@ -45,6 +47,15 @@ DEFAULT_LIMITS = {
     "objects_max": 1 << 18,
     "clients_max": 32,
     "spin_us": 200,
+    "connections_max": 65536,
+    "connections_port_max": 0,  # a quarter of them
+    "tcp_opening_s": 60,
+    "tcp_established_s": 7440,
+    "tcp_closing_s": 120,
+    "udp_new_s": 30,
+    "udp_established_s": 180,
+    "icmp_s": 30,
+    "tcp_loose": 0,
 }
 STANDBY_DELAY_S = 0.05
 STOP_S = 3.0
@@ -172,6 +183,7 @@ class Keeper:
             STATS: make_region(
                 "stats", native.stats_bytes(limits["workers_max"], limits["ports_max"])
             ),
+            CONNTRACK: make_region("conntrack", conntrack_bytes(limits["connections_max"])),
             CONTROL_SOCKET: self._rundir.listen_control().detach(),
             HANDOVER_SOCKET: self._rundir.listen_handover().detach(),
         }

@@ -299,19 +299,31 @@ class Analyse(msgspec.Struct, frozen=True, tag_field="t", tag="analyse"):
     cursor: int
 
 
+class ConnectionQuery(msgspec.Struct, frozen=True):
+    """Those of a bridge, a port that they began on, an IP address at either end, an IP protocol, a
+    state ("new", "established"); "" and 0: any."""
+
+    bridge: str = ""
+    port: str = ""
+    address: str = ""
+    proto: int = 0
+    state: str = ""
+
+
 class GetConnections(msgspec.Struct, frozen=True, tag_field="t", tag="get_connections"):
+    """``limit`` 0: only how many there are."""
+
     id: int
+    query: ConnectionQuery
     cursor: int
     limit: int
 
 
 class FlushConnections(msgspec.Struct, frozen=True, tag_field="t", tag="flush_connections"):
-    """Those of a bridge, a port, an IP address; "": any."""
+    """Answered by ``Flushed``."""
 
     id: int
-    bridge: str
-    port: str
-    address: str
+    query: ConnectionQuery
 
 
 # --- forwarder to client ------------------------------------------------------------------------

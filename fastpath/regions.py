@@ -19,6 +19,7 @@ from fastpath.protocol import HASH_BYTES, WireObject
 
 STATE = "state"
 STATS = "stats"
+CONNTRACK = "conntrack"
 CONTROL_SOCKET = "listen/control"
 HANDOVER_SOCKET = "listen/handover"
 FDB_PREFIX = "fdb/"

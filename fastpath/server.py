@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from dataclasses import dataclass, field
 
-from fastpath import report, traces
+from fastpath import connections, report, traces
 from fastpath.apply import Applier
 from fastpath.channel import peer_credentials
 from fastpath.native import NativeError
@@ -27,9 +27,11 @@ from fastpath.protocol import (
     Commit,
     Decoder,
     Event,
+    FlushConnections,
     Flushed,
     FlushFdb,
     FromForwarder,
+    GetConnections,
     GetFdb,
     GetStats,
     GetStatus,
@@ -294,6 +296,12 @@ class Server:
                 self._send(client, Flushed(id, entries))
             case Trace():
                 self._send(client, traces.trace(self._applier, message))
+            case GetConnections(id, query, cursor, limit):
+                most = self._facts.limits["connections_max"]
+                found = connections.rows(self._applier, id, query, cursor, limit, most)
+                self._send(client, found)
+            case FlushConnections(id, query):
+                self._send(client, Flushed(id, connections.flush(self._applier, query)))
             case Ping(id):
                 self._send(client, Pong(id))
             case _:

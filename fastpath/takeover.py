@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from fastpath import channel
 from fastpath.channel import Bundle, Channel, ChannelClosed, ChannelError, Packet, close_all
 from fastpath.children import Child
-from fastpath.regions import CONTROL_SOCKET, HANDOVER_SOCKET, STATE, STATS
+from fastpath.regions import CONNTRACK, CONTROL_SOCKET, HANDOVER_SOCKET, STATE, STATS
 from fastpath.rundir import RunDir, RunDirError
 
 ANSWER_S = 5.0
-NEEDED = {STATE, STATS, CONTROL_SOCKET, HANDOVER_SOCKET}
+NEEDED = {STATE, STATS, CONNTRACK, CONTROL_SOCKET, HANDOVER_SOCKET}
 
 log = logging.getLogger(__name__)
 
