@@ -10,11 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from vswitch import __version__
-from vswitch.api import fdb, metrics, stats, system, traces
+from vswitch.api import fdb, metrics, rulesets, stats, system, traces
 from vswitch.api.answers import known_query, problem_response
 from vswitch.api.crud import API, crud
 from vswitch.api.guard import Guard
-from vswitch.kinds import BRIDGE, PORT
+from vswitch.kinds import BRIDGE, GROUP, POLICER, PORT
 from vswitch.openapi import document, methods_of_paths, query_names
 from vswitch.problems import Detail, Problem
 from vswitch.services import Services
@@ -37,6 +37,9 @@ def create_app(services: Services | None = None) -> FastAPI:
         crud(BRIDGE),
         fdb.router,
         crud(PORT),
+        rulesets.router,
+        crud(GROUP),
+        crud(POLICER),
         stats.router,
         traces.router,
         system.router,

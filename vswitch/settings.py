@@ -26,6 +26,15 @@ class Limits(BaseSettings):
     bridges: PositiveInt = 64
     static_entries: PositiveInt = 8192
     """Static FDB entries of one bridge; its own ``fdb.max_entries`` may be lower."""
+    rules: Annotated[int, Field(ge=1, le=131_072)] = 131_072
+    """Rules of one set. The forwarder has room for 262,144 in all."""
+    rulesets: Annotated[int, Field(ge=1, le=256)] = 256
+    groups: PositiveInt = 1024
+    group_members: Annotated[int, Field(ge=1, le=16_384)] = 16_384
+    """A group has to fit into one message to the forwarder."""
+    policers: Annotated[int, Field(ge=1, le=256)] = 256
+    attach: Annotated[int, Field(ge=1, le=16)] = 16
+    """Sets that are asked at one stage: a port's own and its bridge's, each direction."""
 
 
 class Settings(BaseSettings):

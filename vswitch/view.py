@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from fastpath.protocol import BridgeState, Fdb, PortState, Stats, Status, Traced, Welcome
+from fastpath.protocol import (
+    BridgeState,
+    Fdb,
+    PolicerState,
+    PortState,
+    RuleCounters,
+    RuleSetState,
+    Stats,
+    Status,
+    Traced,
+    Welcome,
+)
 from vswitch.kinds import Configuration, Key, switches
 
 FRESH_S = 3.5
@@ -40,6 +51,8 @@ class View:
     status: Status | None = None
     ports: Mapping[str, PortState] = field(default_factory=lambda: MappingProxyType({}))
     bridges: Mapping[str, BridgeState] = field(default_factory=lambda: MappingProxyType({}))
+    rulesets: Mapping[str, RuleSetState] = field(default_factory=lambda: MappingProxyType({}))
+    policers: Mapping[str, PolicerState] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def fresh(self) -> bool:
@@ -86,3 +99,5 @@ class Forwarder(Protocol):
     def flush_fdb(self, bridge: str, port: str | None, vid: int | None) -> int: ...
 
     def trace(self, in_port: str, frame: bytes, state: str) -> Traced: ...
+
+    def rule_counters(self, ruleset: str, cursor: int, limit: int) -> RuleCounters: ...

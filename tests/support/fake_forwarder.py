@@ -30,6 +30,7 @@ from fastpath.protocol import (
     Flushed,
     FlushFdb,
     GetFdb,
+    GetRuleCounters,
     GetStats,
     GetStatus,
     Hello,
@@ -37,11 +38,15 @@ from fastpath.protocol import (
     Message,
     Outcome,
     Ping,
+    PolicerState,
     Pong,
     PortState,
     PortStats,
     QueueStats,
     Refused,
+    RuleCounters,
+    RuleHits,
+    RuleSetState,
     Stats,
     Status,
     ToForwarder,
@@ -50,7 +55,10 @@ from fastpath.protocol import (
     Welcome,
     WireBridge,
     WireObject,
+    WirePolicer,
     WirePort,
+    WireRule,
+    WireRuleSet,
     WireStatic,
 )
 from vswitch.kinds.backends import TYPES
@@ -207,6 +215,8 @@ class FakeForwarder:
                 page = self.rows[cursor : cursor + limit]
                 after = cursor + len(page)
                 return Fdb(number, tuple(page), after if after < len(self.rows) else 0)
+            case GetRuleCounters():
+                return self._rule_counters(message)
             case FlushFdb(number):
                 count, self.rows = len(self.rows), []
                 return Flushed(number, count)
@@ -261,7 +271,53 @@ class FakeForwarder:
             if isinstance(obj, WireBridge)
         )
         statics = {key: self.outcomes[key] for key in self.statics() if key in self.outcomes}
-        return Status(number, self.revision, self.hash, 1, True, 0, ports, bridges, statics)
+        return Status(
+            number,
+            self.revision,
+            self.hash,
+            1,
+            True,
+            0,
+            ports,
+            bridges,
+            statics,
+            rulesets=tuple(
+                self._ruleset(obj) for obj in self.objects.values() if isinstance(obj, WireRuleSet)
+            ),
+            policers=tuple(
+                PolicerState(obj.name, self.outcomes.get(obj.key, Outcome()), 10, 3)
+                for obj in self.objects.values()
+                if isinstance(obj, WirePolicer)
+            ),
+        )
+
+    def rules(self, ruleset: str) -> list[WireRule]:
+        """In their order."""
+        found = [
+            obj
+            for obj in list(self.objects.values())
+            if isinstance(obj, WireRule) and obj.ruleset == ruleset
+        ]
+        return sorted(found, key=lambda rule: (rule.priority, rule.id))
+
+    def _ruleset(self, obj: WireRuleSet) -> RuleSetState:
+        rules = self.rules(obj.name)
+        failed = {rule.id: self.outcomes[rule.key] for rule in rules if rule.key in self.outcomes}
+        count = len(rules) - len(failed)
+        outcome = self.outcomes.get(obj.key, Outcome())
+        return RuleSetState(obj.name, outcome, count, 2 * count, 1, 100 * count, failed)
+
+    def _rule_counters(self, asked: GetRuleCounters) -> Message:
+        if f"ruleset/{asked.ruleset}" not in self.objects:
+            return Refused(asked.id, "NOT_FOUND", f"{asked.ruleset} is not in force")
+        rules = self.rules(asked.ruleset)
+        page = rules[asked.cursor : asked.cursor + asked.limit]
+        after = asked.cursor + len(page)
+        rows = tuple(
+            RuleHits(rule.id, number, 100 * number, 1_900_000_000 if number else 0)
+            for number, rule in enumerate(page, asked.cursor)
+        )
+        return RuleCounters(asked.id, rows, after if after < len(rules) else 0)
 
     def _stats(self, number: int) -> Stats:
         queue = QueueStats(0, "w0", -1, 9, 900, 6, 600, {"queue_full": 2}, 3, 1, 1000)

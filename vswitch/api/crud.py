@@ -46,8 +46,7 @@ def page_of(
 ) -> dict[str, Any]:
     """Objects by name, from behind the cursor."""
     after = decode_cursor(cursor)
-    configuration = services.changes.current
-    objects = configuration.bridges if kind.word == "bridge" else configuration.ports
+    objects = services.changes.current.named(kind.word)
     found = [
         name for name in sorted(objects) if name > after and has_labels(objects[name].labels, label)
     ]
@@ -158,7 +157,13 @@ def add_list(
     router: APIRouter, path: str, model: Any, handler: Any, name: str, summary: str
 ) -> None:
     router.add_api_route(
-        path, handler, methods=["GET"], name=name, response_model=model, summary=summary
+        path,
+        handler,
+        methods=["GET"],
+        name=name,
+        response_model=model,
+        response_model_exclude_unset=True,
+        summary=summary,
     )
 
 
@@ -179,6 +184,7 @@ def add_object_routes(
         methods=["GET"],
         name=f"get_{word}",
         response_model=kind.read,
+        response_model_exclude_unset=True,
         summary=f"One {title}: what is wanted and what is.",
     )
     router.add_api_route(
@@ -187,6 +193,7 @@ def add_object_routes(
         methods=["PUT"],
         name=f"put_{word}",
         response_model=kind.read,
+        response_model_exclude_unset=True,
         responses=pending | created,
         summary=f"Create or replace a {title}. The same again changes nothing.",
     )
@@ -196,6 +203,7 @@ def add_object_routes(
         methods=["PATCH"],
         name=f"patch_{word}",
         response_model=kind.read,
+        response_model_exclude_unset=True,
         responses=pending,
         summary=f"Change part of a {title} (JSON Merge Patch).",
     )

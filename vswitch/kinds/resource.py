@@ -4,8 +4,9 @@ A resource is declared once, by its Spec (frozen, defaults, nothing unknown allo
 derived the models that OpenAPI needs apart, so that every generator gives a clean client:
 
     <Kind>SpecPatch   every field optional, none nullable that is not nullable in the Spec
-    <Kind>SpecRead    every field present (defaults are materialised), unknown ones allowed, and
-                      words that may grow are plain strings
+    <Kind>SpecRead    every field present (defaults are materialised; only what is Partial leaves
+                      out what says nothing), unknown ones allowed, and words that may grow are
+                      plain strings
 """
 
 from __future__ import annotations
@@ -28,8 +29,17 @@ from typing import (
     get_origin,
 )
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    create_model,
+    model_serializer,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import TypeAliasType
 
 
@@ -45,6 +55,21 @@ class Spec(Input):
     def document(self) -> dict[str, Any]:
         """As JSON, defaults materialised, with the names of the API."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+class Partial(Spec):
+    """A part whose absent members say nothing: they are left out when it is read, too."""
+
+    @model_serializer(mode="wrap")
+    def _present(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+
+def fault_at(place: tuple[str | int, ...], message: str) -> ValidationError:
+    """To be raised by a validator: the fault of a member, not of the whole."""
+    fault = PydanticCustomError("value_error", cast("Any", message))
+    line = InitErrorDetails(type=fault, loc=place, input=None)
+    return ValidationError.from_exception_data("value", [line])
 
 
 class Output(BaseModel):
@@ -67,16 +92,19 @@ AnyModel: TypeAlias = type[BaseModel]
 
 
 class Key(NamedTuple):
-    """Names an object in all of the configuration. ``bridge`` only for what lives in a bridge."""
+    """Names an object in all of the configuration. ``parent``: the bridge that a static entry
+    lives in, the set of a rule."""
 
     kind: str
     name: str
-    bridge: str = ""
+    parent: str = ""
 
     @property
     def path(self) -> str:
-        if self.bridge:
-            return f"bridges/{self.bridge}/fdb/{self.name}"
+        if self.kind == "fdb":
+            return f"bridges/{self.parent}/fdb/{self.name}"
+        if self.kind == "rule":
+            return f"rulesets/{self.parent}/rules/{self.name}"
         return f"{self.kind}s/{self.name}"
 
 
@@ -117,15 +145,16 @@ def read_of(model: AnyModel) -> AnyModel:
 def _derive(model: AnyModel, suffix: str, base: AnyModel) -> AnyModel:
     done = _derived.get((model, suffix))
     if done is None:
+        optional = suffix == "Patch" or issubclass(model, Partial)
         fields: dict[str, Any] = {
-            name: _field(info, suffix) for name, info in model.model_fields.items()
+            name: _field(info, suffix, optional) for name, info in model.model_fields.items()
         }
         done = create_model(_rename(model, suffix), __base__=base, __doc__=model.__doc__, **fields)
         _derived[model, suffix] = done
     return done
 
 
-def _field(info: FieldInfo, suffix: str) -> tuple[Any, Any]:
+def _field(info: FieldInfo, suffix: str, optional: bool) -> tuple[Any, Any]:
     annotation, words = _convert(info.annotation, suffix)
     description = info.description or ""
     if words:
@@ -143,11 +172,13 @@ def _field(info: FieldInfo, suffix: str) -> tuple[Any, Any]:
             return constrained, Field(**options)
         # A factory leaves no default in the schema; what was left out is known by fields_set.
         return constrained, Field(default_factory=_absent, **options)
+    if optional and not info.is_required():
+        return annotation, Field(default_factory=_absent, **options)
     return annotation, Field(**options)
 
 
 def _absent() -> None:
-    """Stands for a member that a patch does not have."""
+    """Stands for a member that is left out."""
 
 
 def _convert(annotation: Any, suffix: str) -> tuple[Any, tuple[str, ...]]:
@@ -166,6 +197,9 @@ def _convert(annotation: Any, suffix: str) -> tuple[Any, tuple[str, ...]]:
         (inner,) = (arg for arg in get_args(annotation) if arg is not NoneType)
         converted, words = _convert(inner, suffix)
         return converted | None, words
+    if suffix == "Read" and origin in (tuple, list):
+        converted, words = _convert(get_args(annotation)[0], suffix)
+        return list[converted], words  # type: ignore[valid-type]
     return annotation, ()
 
 

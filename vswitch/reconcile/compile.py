@@ -12,13 +12,14 @@ kernel's, the one port is a `netmap` port on it; in no bridge it is a local prog
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from fastpath.protocol import WireBridge, WireObject, WirePort, WireStatic
 from vswitch import vale
 from vswitch.kinds import Configuration, Key, switches
 from vswitch.kinds.backends import AfPacket, Vale
 from vswitch.kinds.port import PortSpec
+from vswitch.reconcile import rules
 
 JOIN = "join"
 # Of a ring between bridge and switch: 32 slots hold the largest frame. VALE has 1,024.
@@ -45,7 +46,18 @@ def compile_one(configuration: Configuration, key: Key) -> WireObject | None:
         return _port(configuration, key.name)
     if key.kind == JOIN:
         return _join(configuration, key.name)
-    return _static(configuration, key.bridge, key.name)
+    if key.kind == "fdb":
+        return _static(configuration, key.parent, key.name)
+    if key.kind == "rule":
+        return rules.rule(configuration, key.parent, key.name)
+    return _NAMED[key.kind](configuration, key.name)
+
+
+_NAMED: dict[str, Callable[[Configuration, str], WireObject | None]] = {
+    "group": rules.group,
+    "policer": rules.policer,
+    "ruleset": rules.ruleset,
+}
 
 
 def affected(before: Configuration, after: Configuration, touched: Iterable[Key]) -> frozenset[Key]:

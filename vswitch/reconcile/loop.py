@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from fastpath import protocol
-from fastpath.protocol import Ack, Event, Fdb, Flushed, Stats, Status, Traced, WireObject
+from fastpath.protocol import (
+    Ack,
+    Event,
+    Fdb,
+    Flushed,
+    RuleCounters,
+    Stats,
+    Status,
+    Traced,
+    WireObject,
+)
 from vswitch.kinds import Configuration, Key
 from vswitch.reconcile.client import Client, ClientError, RefusedError
 from vswitch.reconcile.compile import affected, compile_all, compile_one
@@ -52,7 +62,12 @@ class Delta:
     hash: bytes
 
 
-_ORDER = {"bridge": 0, "port": 1, "static": 2}
+_ORDER = {
+    kind: place
+    for place, kind in enumerate(
+        ("bridge", "port", "static", "group", "policer", "ruleset", "rule")
+    )
+}
 
 
 def full(configuration: Configuration) -> tuple[Mirror, list[WireObject]]:
@@ -157,6 +172,11 @@ class Loop:
 
     def trace(self, in_port: str, frame: bytes, state: str) -> Traced:
         return self._ask(lambda number: protocol.Trace(number, in_port, frame, state), Traced)
+
+    def rule_counters(self, ruleset: str, cursor: int, limit: int) -> RuleCounters:
+        return self._ask(
+            lambda number: protocol.GetRuleCounters(number, ruleset, cursor, limit), RuleCounters
+        )
 
     def _ask(self, make: Callable[[int], protocol.Message], answer: type[T]) -> T:
         client = self._client
@@ -321,4 +341,6 @@ class Loop:
             status=status,
             ports={state.name: state for state in status.ports},
             bridges={state.name: state for state in status.bridges},
+            rulesets={state.name: state for state in status.rulesets},
+            policers={state.name: state for state in status.policers},
         )

@@ -10,18 +10,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from dataclasses import replace as dc_replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from vswitch import validate
 from vswitch.kinds import KINDS, Configuration, Key, Stored, switches
+from vswitch.kinds.action import ACTIONS
 from vswitch.kinds.backends import TYPES
 from vswitch.problems import Detail, Problem, not_found
+from vswitch.services import removal
+from vswitch.services.successors import Change, of_rule, of_ruleset, successor
 from vswitch.settings import Limits
 from vswitch.store import Actor, Store, StoreError
-from vswitch.values import merge_patch, now, uuid7
+from vswitch.values import merge_patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Changes:
         with self._lock:
             old = self._current.get(key)
             conditions.check(key, old, required=self._require_match)
-            return self._replace(key, old, write, actor, "put")
+            return self._replace(key, write, actor, "put")
 
     def patch(
         self, key: Key, patch: Mapping[str, Any], conditions: Preconditions, actor: Actor
@@ -122,7 +124,7 @@ class Changes:
                 write = KINDS[key.kind].write.model_validate(merge_patch(document, patch))
             except ValidationError as error:
                 raise invalid(error) from error
-            return self._replace(key, old, write, actor, "patch")
+            return self._replace(key, write, actor, "patch")
 
     def delete(
         self, key: Key, conditions: Preconditions, actor: Actor, *, cascade: bool
@@ -133,54 +135,28 @@ class Changes:
             if old is None:
                 raise not_found(KINDS[key.kind].title, key.name)
             conditions.check(key, old, required=self._require_match)
-            gone: dict[Key, None] = {key: None}
-            if key.kind == "bridge":
-                # Static entries are part of the bridge; ports only refer to it.
-                gone |= {entry.key: None for entry in before.fdb.get(key.name, {}).values()}
-                if cascade:
-                    gone |= {Key("port", name): None for name in before.members(key.name)}
-            elif key.kind == "port" and cascade:
-                gone |= dict.fromkeys(before.entries_of_port(key.name))
-            if cascade:
-                for port in [key for key in gone if key.kind == "port"]:
-                    gone |= dict.fromkeys(before.monitors_of_port(port.name))
-            return self._commit(key, gone, None, actor, "delete")
+            gone = removal.gone_with(before, key, cascade=cascade)
+            kept = removal.kept_without(before, gone, cascade=cascade)
+            return self._commit(key, {**dict.fromkeys(gone), **kept}, None, actor, "delete")
 
-    def _replace(
-        self, key: Key, old: Stored[Any] | None, write: Any, actor: Actor, action: str
-    ) -> Written:
-        at = now()
+    def _replace(self, key: Key, write: Any, actor: Actor, action: str) -> Written:
+        before = self._current
+        old = before.get(key)
         if key.kind == "bridge":
             write = _with_origin(old, write)
-        if old is None:
-            new = Stored(
-                key=key,
-                uid=uuid7(),
-                labels=write.labels,
-                description=write.description,
-                generation=1,
-                revision=self._current.revision + 1,
-                spec=write.spec,
-                created_at=at,
-                updated_at=at,
-            )
-        elif (old.spec, old.labels, old.description) == (
-            write.spec,
-            write.labels,
-            write.description,
-        ):
-            return Written(key, old, old.revision)
+        if key.kind == "ruleset":
+            untold = action == "patch" and "rules" not in write.spec.model_fields_set
+            change = of_ruleset(before, key, write, keep_rules=untold)
+        elif key.kind == "rule":
+            change = of_rule(before, key, write)
         else:
-            new = dc_replace(
-                old,
-                labels=write.labels,
-                description=write.description,
-                generation=old.generation + 1,
-                revision=self._current.revision + 1,
-                spec=write.spec,
-                updated_at=at,
-            )
-        return self._commit(key, {key: new}, new, actor, action)
+            new = successor(before, key, write.spec, write.labels, write.description)
+            change = Change({} if new is old else {key: new})
+        if not change.objects:
+            assert old is not None
+            return Written(key, old, old.revision)
+        stored = change.objects[key]
+        return self._commit(key, change.objects, stored, actor, action, change.pointers)
 
     def _commit(
         self,
@@ -189,6 +165,7 @@ class Changes:
         stored: Stored[Any] | None,
         actor: Actor,
         action: str,
+        pointers: Mapping[Key, str] | None = None,
     ) -> Written:
         before = self._current
         revision = before.revision + 1
@@ -197,7 +174,7 @@ class Changes:
         if followers:
             changes = {**changes, **followers}
             after = before.with_changes(revision, changes)
-        validate.check(before, after, changes, self._limits)
+        validate.check(before, after, changes, self._limits, pointers)
         try:
             self._store.commit(revision, changes, before, actor, action, self._revisions_max)
         except StoreError as error:
@@ -248,10 +225,10 @@ def pointer(path: tuple[str | int, ...]) -> str:
     parts: list[str] = []
     for item in path:
         text = str(item)
-        if parts and parts[-1] == "backend" and text in _TAGS:
+        if parts and text in _TAGS.get(parts[-1], ()):
             continue
         parts.append(text.replace("~", "~0").replace("/", "~1"))
     return "".join(f"/{part}" for part in parts).encode("utf-8", "replace").decode()
 
 
-_TAGS = frozenset(TYPES)
+_TAGS = {"backend": frozenset(TYPES), "action": frozenset(ACTIONS)}

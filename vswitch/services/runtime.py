@@ -10,15 +10,16 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
-from fastpath.protocol import Fdb, Outcome, PortState, Stats, Traced
+from fastpath.protocol import Fdb, Outcome, PortState, RuleCounters, Stats, Traced
 from vswitch import vale
-from vswitch.kinds import KINDS, Configuration, Key, Stored, switches
+from vswitch.kinds import KINDS, Configuration, Key, Stored, identity, switches
 from vswitch.kinds.backends import Pipe, Vale, Veth
 from vswitch.kinds.bridge import BridgeStatus
 from vswitch.kinds.fdb import FdbStatus
 from vswitch.kinds.port import LastError, PortSpec, PortStatus
 from vswitch.kinds.resource import Condition
 from vswitch.problems import Detail, Problem, fastpath_down, not_found, of_details
+from vswitch.services import rules
 from vswitch.services.netmap import idle_host_rings
 from vswitch.services.preflight import fixing_commands
 from vswitch.services.tunnels import narrow
@@ -48,8 +49,9 @@ class Runtime:
     def refresh(self, view: View) -> None:
         """Notice conditions that changed, and forget those of objects that are gone."""
         configuration = self._current()
-        # Static entries may be many: theirs are noticed when they are looked at.
-        for stored in (*configuration.bridges.values(), *configuration.ports.values()):
+        # Static entries, rules and groups may be many: theirs are noticed when they are looked at.
+        objects = (configuration.bridges, configuration.ports, configuration.rulesets)
+        for stored in (stored for found in objects for stored in found.values()):
             self._conditions(stored, view)
         with self._lock:
             for uid, kind in [
@@ -63,10 +65,8 @@ class Runtime:
 
     def document(self, stored: Stored[Any]) -> dict[str, Any]:
         """The object as the API shows it: what is wanted and what is."""
-        key = stored.key
-        identity = {"bridge": key.bridge, "mac": key.name} if key.bridge else {"name": key.name}
         return {
-            **identity,
+            **identity(stored.key),
             "uid": stored.uid,
             "labels": dict(stored.labels),
             "description": stored.description,
@@ -99,7 +99,9 @@ class Runtime:
             )
         if stored.key.kind == "fdb":
             return FdbStatus(conditions=conditions, observed_generation=observed)
-        return self._port_status(stored, view, conditions, observed)
+        if stored.key.kind == "port":
+            return self._port_status(stored, view, conditions, observed)
+        return rules.status(self._current(), stored, view, conditions, observed)
 
     def _port_status(
         self, stored: Stored[Any], view: View, conditions: list[Condition], observed: int
@@ -136,10 +138,10 @@ class Runtime:
             missing = view.welcome.port_types.get("vale_nic", "this forwarder has no such driver")
             return Outcome("NETMAP_ABSENT", missing, _NETMAP_HINT) if missing else _OK
         if key.kind == "fdb" and view.status is not None:
-            prefix = f"static/{key.bridge}/{key.name}/"
+            prefix = f"static/{key.parent}/{key.name}/"
             found = view.status.statics.items()
             return next((outcome for name, outcome in found if name.startswith(prefix)), _OK)
-        return _OK
+        return rules.outcome(key, view)
 
     def _conditions(self, stored: Stored[Any], view: View) -> list[Condition]:
         observed = self.observed_generation(stored, view)
@@ -147,6 +149,8 @@ class Runtime:
         outcome = self._outcome(stored, view)
         state = view.ports.get(stored.key.name) if stored.key.kind == "port" else None
         facts: dict[str, _Facts] = {"Ready": _ready(stored, view, observed, outcome, state)}
+        if stored.key.kind == "rule" and facts["Ready"][0] == "True":
+            facts["Ready"] = rules.readiness(stored.spec) or facts["Ready"]
         if stored.key.kind == "port":
             known_state = state if known and outcome.ok else None
             facts["LinkUp"] = _link(known_state, stored.spec)
@@ -206,6 +210,11 @@ class Runtime:
             text = f"There is no port named {in_port}."
             raise of_details([Detail("/in_port", "REFERENCE_NOT_FOUND", text)])
         return self._asked(lambda: self._forwarder.trace(in_port, frame, state))
+
+    def rule_counters(self, ruleset: str, cursor: int, limit: int) -> RuleCounters:
+        if ruleset not in self._current().rulesets:
+            raise not_found(KINDS["ruleset"].title, ruleset)
+        return self._asked(lambda: self._forwarder.rule_counters(ruleset, cursor, limit))
 
     def _need_bridge(self, bridge: str) -> None:
         if bridge not in self._current().bridges:

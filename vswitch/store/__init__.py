@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,26 +14,15 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from vswitch.kinds import KINDS, Configuration, Key, Stored
+from vswitch.kinds import Configuration, Key, Stored
 from vswitch.kinds.configuration import of_objects
 from vswitch.store.database import Migrations, engine_for
-from vswitch.store.models import (
-    AuditRow,
-    BridgeRow,
-    FdbRow,
-    ObjectRow,
-    PortRow,
-    RevisionRow,
-    TokenRow,
-    stamp,
-)
+from vswitch.store.models import AuditRow, FdbRow, RevisionRow, TokenRow, stamp
+from vswitch.store.objects import NAMED, StoreError, remove, stored_of, write
+from vswitch.store.rules import load_rules, remove_rules, write_rules
 from vswitch.values import now
 
 __all__ = ["Actor", "Migrations", "Revision", "Store", "StoreError"]
-
-
-class StoreError(Exception):
-    """The database could not be read or written; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +71,20 @@ class Store:
     def load(self) -> Configuration:
         """All of it; read once, when the process starts."""
         with self._session(write=False) as session:
-            bridges = {row.id: row for row in session.scalars(select(BridgeRow))}
-            ports = {row.id: row for row in session.scalars(select(PortRow))}
-            objects = [_stored(Key("bridge", row.name), row) for row in bridges.values()]
-            objects += [_stored(Key("port", row.name), row) for row in ports.values()]
+            rows = {
+                kind: {row.id: row for row in session.scalars(select(model))}
+                for kind, model in NAMED.items()
+            }
+            objects = [
+                stored_of(Key(kind, row.name), row)
+                for kind, found in rows.items()
+                for row in found.values()
+            ]
             objects += [
-                _stored(Key("fdb", row.mac, bridges[row.bridge_id].name), row)
+                stored_of(Key("fdb", row.mac, rows["bridge"][row.bridge_id].name), row)
                 for row in session.scalars(select(FdbRow))
             ]
+            objects += load_rules(session)
             revision = session.scalar(select(func.max(RevisionRow.number))) or 0
             return of_objects(revision, objects)
 
@@ -104,23 +100,26 @@ class Store:
         """Write one revision with its audit rows. Order respects what refers to what."""
         at = stamp(now())
         with self._session(write=True) as session:
-            for key in sorted(changes, key=_delete_order):
+            rules = {key: new for key, new in changes.items() if key.kind == "rule"}
+            others = sorted(changes.keys() - rules.keys(), key=lambda key: _ORDER[key.kind])
+            remove_rules(session, [key for key, new in rules.items() if new is None])
+            for key in reversed(others):
                 if changes[key] is None:
-                    session.delete(_row(session, key))
-                    session.flush()
-            for key in sorted(changes, key=_upsert_order):
+                    remove(session, key)
+            for key in others:
                 new = changes[key]
                 if new is not None:
-                    _write(session, new)
-            diff = [_difference(key, before.get(key), new) for key, new in changes.items()]
+                    write(session, new, before.get(key))
+            write_rules(session, [new for new in rules.values() if new is not None], before)
+            diff = _diff(before, changes)
             session.add(RevisionRow(number=revision, at=at, actor=actor.name, diff=diff))
-            for key in changes:
+            for entry in diff:
                 session.add(
                     AuditRow(
                         at=at,
                         actor=actor.name,
                         action=action,
-                        object=key.path,
+                        object=entry["object"],
                         request_id=actor.request_id,
                         revision=revision,
                     )
@@ -171,92 +170,48 @@ class Store:
             )
 
 
-_ORDER = {"bridge": 0, "port": 1, "fdb": 2}
+_ORDER = {"bridge": 0, "port": 1, "fdb": 2, "group": 3, "policer": 4, "ruleset": 5}
+DIFF_RULES_MAX = 100
+"""More changed rules of one set than that are told as numbers: a set may have 131,072."""
 
 
-def _upsert_order(key: Key) -> int:
-    return _ORDER[key.kind]
+def _diff(before: Configuration, changes: Mapping[Key, Stored[Any] | None]) -> list[dict[str, Any]]:
+    by_set = Counter(key.parent for key in changes if key.kind == "rule")
+    many = {name for name, count in by_set.items() if count > DIFF_RULES_MAX}
+    diff = [
+        _entry(key.path, _document(before.get(key)), _document(new))
+        for key, new in changes.items()
+        if (key.kind != "rule" or key.parent not in many) and not _only_counted(before, key, new)
+    ]
+    for name in sorted(many):
+        old = len(before.rules_of(name))
+        own = {
+            key: new for key, new in changes.items() if key.kind == "rule" and key.parent == name
+        }
+        gone = sum(new is None for new in own.values())
+        come = sum(new is not None and before.get(key) is None for key, new in own.items())
+        counts = {"rules": old}, {"rules": old - gone + come, "changed": len(own)}
+        diff.append(_entry(f"rulesets/{name}/rules", *counts))
+    return diff
 
 
-def _delete_order(key: Key) -> int:
-    return -_ORDER[key.kind]
-
-
-def _stored(key: Key, row: ObjectRow) -> Stored[Any]:
-    try:
-        spec = KINDS[key.kind].spec.model_validate(row.spec)
-    except ValueError as error:
-        raise StoreError(f"{key.path} in the database makes no sense: {error}") from error
-    return Stored(
-        key=key,
-        uid=row.uid,
-        labels=row.labels,
-        description=row.description,
-        generation=row.generation,
-        revision=row.revision,
-        spec=spec,
-        created_at=datetime.fromisoformat(row.created_at),
-        updated_at=datetime.fromisoformat(row.updated_at),
+def _only_counted(before: Configuration, key: Key, new: Stored[Any] | None) -> bool:
+    """A set whose generation grew because of a rule; the rule has an entry of its own."""
+    old = before.get(key) if key.kind == "ruleset" else None
+    return (
+        old is not None
+        and new is not None
+        and (old.uid, old.spec, old.labels, old.description)
+        == (new.uid, new.spec, new.labels, new.description)
     )
+
+
+def _entry(path: str, old: Any, new: Any) -> dict[str, Any]:
+    return {"object": path, "before": old, "after": new}
 
 
 def _revision(row: RevisionRow) -> Revision:
     return Revision(row.number, datetime.fromisoformat(row.at), row.actor, tuple(row.diff))
-
-
-def _bridge_id(session: Session, name: str) -> int:
-    return session.execute(select(BridgeRow.id).where(BridgeRow.name == name)).scalar_one()
-
-
-def _find(session: Session, key: Key) -> ObjectRow | None:
-    if key.kind == "bridge":
-        return session.scalar(select(BridgeRow).where(BridgeRow.name == key.name))
-    if key.kind == "port":
-        return session.scalar(select(PortRow).where(PortRow.name == key.name))
-    return session.scalar(
-        select(FdbRow)
-        .join(BridgeRow, FdbRow.bridge_id == BridgeRow.id)
-        .where(FdbRow.mac == key.name, BridgeRow.name == key.bridge)
-    )
-
-
-def _row(session: Session, key: Key) -> ObjectRow:
-    row = _find(session, key)
-    if row is None:
-        raise StoreError(f"{key.path} is not in the database")
-    return row
-
-
-def _new_row(session: Session, key: Key) -> ObjectRow:
-    if key.kind == "bridge":
-        return BridgeRow(name=key.name)
-    if key.kind == "port":
-        return PortRow(name=key.name)
-    return FdbRow(mac=key.name, bridge_id=_bridge_id(session, key.bridge))
-
-
-def _write(session: Session, new: Stored[Any]) -> None:
-    row = _find(session, new.key) or _new_row(session, new.key)
-    row.uid = new.uid
-    row.labels = dict(new.labels)
-    row.description = new.description
-    row.generation = new.generation
-    row.revision = new.revision
-    row.spec = new.spec.document()
-    row.created_at = stamp(new.created_at)
-    row.updated_at = stamp(new.updated_at)
-    if isinstance(row, PortRow):
-        bridge = new.spec.bridge
-        row.bridge_id = None if bridge is None else _bridge_id(session, bridge)
-    elif isinstance(row, FdbRow):
-        port = select(PortRow.id).where(PortRow.name == new.spec.port)
-        row.port_id = session.execute(port).scalar_one()
-    session.add(row)
-    session.flush()
-
-
-def _difference(key: Key, old: Stored[Any] | None, new: Stored[Any] | None) -> dict[str, Any]:
-    return {"object": key.path, "before": _document(old), "after": _document(new)}
 
 
 def _document(stored: Stored[Any] | None) -> dict[str, Any] | None:

@@ -16,6 +16,11 @@ class Base(DeclarativeBase):
     pass
 
 
+def _deferred(column: str) -> ForeignKey:
+    """Checked when the transaction ends, so that its order does not matter."""
+    return ForeignKey(column, deferrable=True, initially="DEFERRED")
+
+
 class ObjectRow:
     """Columns of every resource. Times are RFC 3339 text in UTC."""
 
@@ -47,6 +52,53 @@ class FdbRow(ObjectRow, Base):
     bridge_id: Mapped[int] = mapped_column(ForeignKey("bridges.id"))
     mac: Mapped[str]
     port_id: Mapped[int] = mapped_column(ForeignKey("ports.id"), index=True)
+
+
+class GroupRow(ObjectRow, Base):
+    __tablename__ = "groups"
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+class PolicerRow(ObjectRow, Base):
+    __tablename__ = "policers"
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+class RuleSetRow(ObjectRow, Base):
+    __tablename__ = "rulesets"
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+class AttachmentRow(Base):
+    """One of the places in a set's ``spec``. Checked when the transaction ends: what is attached
+    to may go in the one that takes the attachment away."""
+
+    __tablename__ = "attachments"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    ruleset_id: Mapped[int] = mapped_column(_deferred("rulesets.id"), index=True)
+    bridge_id: Mapped[int | None] = mapped_column(_deferred("bridges.id"), index=True)
+    port_id: Mapped[int | None] = mapped_column(_deferred("ports.id"), index=True)
+
+
+class RuleRow(ObjectRow, Base):
+    """What a rule's ``spec`` names, as far as it names one at most: its groups are rows."""
+
+    __tablename__ = "rules"
+    __table_args__ = (UniqueConstraint("ruleset_id", "name"),)
+    ruleset_id: Mapped[int] = mapped_column(_deferred("rulesets.id"))
+    name: Mapped[str]
+    in_port_id: Mapped[int | None] = mapped_column(_deferred("ports.id"), index=True)
+    port_id: Mapped[int | None] = mapped_column(_deferred("ports.id"), index=True)
+    policer_id: Mapped[int | None] = mapped_column(_deferred("policers.id"), index=True)
+    jump_id: Mapped[int | None] = mapped_column(_deferred("rulesets.id"), index=True)
+
+
+class RuleGroupRow(Base):
+    __tablename__ = "rule_groups"
+    rule_id: Mapped[int] = mapped_column(
+        ForeignKey("rules.id", ondelete="CASCADE"), primary_key=True
+    )
+    group_id: Mapped[int] = mapped_column(_deferred("groups.id"), primary_key=True, index=True)
 
 
 class RevisionRow(Base):

@@ -6,7 +6,7 @@ the size of the change; ``check_all`` is the same check with everything touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from vswitch import vale
 from vswitch.filters import FilterError
@@ -16,12 +16,20 @@ from vswitch.kinds.port import PortSpec
 from vswitch.kinds.resource import Stored
 from vswitch.problems import Detail, Problem, of_details
 from vswitch.settings import Limits
+from vswitch.validate import rules
 
 
 def check(
-    before: Configuration, after: Configuration, touched: Iterable[Key], limits: Limits
+    before: Configuration,
+    after: Configuration,
+    touched: Iterable[Key],
+    limits: Limits,
+    pointers: Mapping[Key, str] | None = None,
 ) -> None:
-    """Raises the Problem that says everything that is wrong with the change."""
+    """Raises the Problem that says everything that is wrong with the change.
+
+    ``pointers``: where in the request an object's spec is, where it is not /spec.
+    """
     faults: list[Detail] = []
     for key in touched:
         if after.get(key) is None:
@@ -32,9 +40,14 @@ def check(
             faults += _port(before, after, key)
         elif key.kind == "fdb":
             faults += _entry(after, key)
+    faults += rules.faults(before, after, touched, limits, pointers or {})
     faults += _limits(before, after, limits)
     if faults:
-        raise of_details(faults)
+        raise of_details(faults[:FAULTS_MAX])
+
+
+FAULTS_MAX = 100
+"""As many as one problem names: 10,000 rules can have as many faults."""
 
 
 def check_all(configuration: Configuration, limits: Limits) -> None:
@@ -44,13 +57,12 @@ def check_all(configuration: Configuration, limits: Limits) -> None:
 
 def _check_unused(before: Configuration, after: Configuration, key: Key) -> None:
     """Nothing that stays may refer to what goes."""
+    users = rules.users(after, key)
     if key.kind == "bridge":
-        users = [Key("port", name) for name in after.members(key.name)]
+        users += [Key("port", name) for name in after.members(key.name)]
     elif key.kind == "port":
-        users = [user for user in before.entries_of_port(key.name) if after.get(user)]
+        users += [user for user in before.entries_of_port(key.name) if after.get(user)]
         users += after.monitors_of_port(key.name)
-    else:
-        return
     if users:
         raise Problem(
             "IN_USE",
@@ -109,12 +121,12 @@ def _port(before: Configuration, after: Configuration, key: Key) -> Iterator[Det
     old = before.ports.get(key.name)
     if old is not None and (left := set(old.spec.bridges) - set(spec.bridges)):
         entries = before.entries_of_port(key.name)
-        stranded = [user for user in entries if user.bridge in left and after.get(user)]
+        stranded = [user for user in entries if user.parent in left and after.get(user)]
         if stranded:
             yield Detail(
                 "/spec/bridge",
                 "IN_USE",
-                f"{len(stranded)} static FDB entries of bridge {stranded[0].bridge} name this "
+                f"{len(stranded)} static FDB entries of bridge {stranded[0].parent} name this "
                 f"port; remove them first ({stranded[0].path}).",
             )
 
@@ -231,17 +243,17 @@ def _monitored(after: Configuration, name: str, spec: PortSpec) -> Iterator[Deta
 
 
 def _entry(after: Configuration, key: Key) -> Iterator[Detail]:
-    if key.bridge not in after.bridges:
-        raise Problem("NOT_FOUND", f"There is no bridge named {key.bridge}.")
-    if vale.is_kernel(after.bridges[key.bridge].spec):
+    if key.parent not in after.bridges:
+        raise Problem("NOT_FOUND", f"There is no bridge named {key.parent}.")
+    if vale.is_kernel(after.bridges[key.parent].spec):
         text = "A VALE switch of the kernel has no static entries."
         yield Detail("/bridge", "VALE_LIMIT", text)
-    spec = after.fdb[key.bridge][key.name].spec
+    spec = after.fdb[key.parent][key.name].spec
     port: Stored[PortSpec] | None = after.ports.get(spec.port)
     if port is None:
         yield Detail("/spec/port", "REFERENCE_NOT_FOUND", f"There is no port named {spec.port}.")
-    elif key.bridge not in port.spec.bridges:
-        yield Detail("/spec/port", "CONFLICT", f"Port {spec.port} is not in bridge {key.bridge}.")
+    elif key.parent not in port.spec.bridges:
+        yield Detail("/spec/port", "CONFLICT", f"Port {spec.port} is not in bridge {key.parent}.")
 
 
 def _limits(before: Configuration, after: Configuration, limits: Limits) -> Iterator[Detail]:

@@ -1,0 +1,198 @@
+"""Rule sets and their rules: a whole set in one call, or one rule at a time."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Response
+
+from vswitch.api.answers import (
+    By,
+    Cascade,
+    Conditions,
+    Cursor,
+    LabelFilter,
+    Limit,
+    Match,
+    Served,
+    Wait,
+    bad_cursor,
+    decode_cursor,
+    encode_cursor,
+    has_labels,
+)
+from vswitch.api.crud import (
+    NamePath,
+    add_list,
+    add_object_routes,
+    answer_deleted,
+    answer_stored,
+    answer_written,
+    body_patch,
+    page_of,
+)
+from vswitch.kinds import RULE, RULESET, Key
+from vswitch.kinds.rule import RULE_ID_PATTERN
+from vswitch.problems import not_found
+from vswitch.values import NAME_PATTERN
+
+RuleSetPath = Annotated[str, Path(pattern=NAME_PATTERN, description="Name of the rule set.")]
+RuleIdPath = Annotated[str, Path(pattern=RULE_ID_PATTERN, description="The rule's id.")]
+
+
+# --- sets ---------------------------------------------------------------------------------------
+
+
+def list_rulesets(
+    served: Served, label: LabelFilter = None, limit: Limit = 100, cursor: Cursor = None
+) -> Any:
+    return page_of(served, RULESET, label, limit, cursor)
+
+
+def with_rules(served: Any, document: dict[str, Any]) -> dict[str, Any]:
+    """A set's document with its rules, in the order in which they are asked."""
+    rules = served.changes.current.rules_of(document["name"]).ordered()
+    entries = [{"id": rule.key.name, **rule.spec.document()} for rule in rules]
+    return {**document, "spec": {**document["spec"], "rules": entries}}
+
+
+def get_ruleset(served: Served, response: Response, name: NamePath) -> Any:
+    return with_rules(served, answer_stored(served, Key("ruleset", name), response))
+
+
+def put_ruleset(
+    served: Served,
+    by: By,
+    response: Response,
+    name: NamePath,
+    conditions: Conditions,
+    body: Any,
+    wait: Wait = "applied",
+) -> Any:
+    written = served.changes.put(Key("ruleset", name), body, conditions, by)
+    return with_rules(served, answer_written(served, written, wait, response))
+
+
+def patch_ruleset(
+    served: Served,
+    by: By,
+    response: Response,
+    name: NamePath,
+    match: Match,
+    body: Any,
+    wait: Wait = "applied",
+) -> Any:
+    written = served.changes.patch(Key("ruleset", name), body_patch(body), match, by)
+    return with_rules(served, answer_written(served, written, wait, response))
+
+
+def delete_ruleset(
+    served: Served,
+    by: By,
+    name: NamePath,
+    match: Match,
+    cascade: Cascade = False,
+    wait: Wait = "applied",
+) -> Response:
+    written = served.changes.delete(Key("ruleset", name), match, by, cascade=cascade)
+    return answer_deleted(served, written, wait)
+
+
+# --- rules --------------------------------------------------------------------------------------
+
+
+def list_rules(
+    served: Served,
+    ruleset: RuleSetPath,
+    label: LabelFilter = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Any:
+    """A page of the rules, in the order in which they are asked."""
+    configuration = served.changes.current
+    if ruleset not in configuration.rulesets:
+        raise not_found(RULESET.title, ruleset)
+    after = _position(cursor)
+    found = [
+        rule
+        for rule in configuration.rules_of(ruleset).ordered()
+        if (after is None or (rule.spec.priority, rule.key.name) > after)
+        and has_labels(rule.labels, label)
+    ]
+    page = found[:limit]
+    last = page[-1] if len(found) > limit else None
+    return {
+        "items": [served.runtime.document(rule) for rule in page],
+        "next_cursor": encode_cursor(f"{last.spec.priority}/{last.key.name}") if last else None,
+    }
+
+
+def _position(cursor: str | None) -> tuple[int, str] | None:
+    text = decode_cursor(cursor)
+    if not text:
+        return None
+    priority, _, id = text.partition("/")
+    try:
+        return int(priority), id
+    except ValueError as error:
+        raise bad_cursor() from error
+
+
+def get_rule(served: Served, response: Response, ruleset: RuleSetPath, id: RuleIdPath) -> Any:
+    return answer_stored(served, Key("rule", id, ruleset), response)
+
+
+def put_rule(
+    served: Served,
+    by: By,
+    response: Response,
+    ruleset: RuleSetPath,
+    id: RuleIdPath,
+    conditions: Conditions,
+    body: Any,
+    wait: Wait = "applied",
+) -> Any:
+    written = served.changes.put(Key("rule", id, ruleset), body, conditions, by)
+    return answer_written(served, written, wait, response)
+
+
+def patch_rule(
+    served: Served,
+    by: By,
+    response: Response,
+    ruleset: RuleSetPath,
+    id: RuleIdPath,
+    match: Match,
+    body: Any,
+    wait: Wait = "applied",
+) -> Any:
+    written = served.changes.patch(Key("rule", id, ruleset), body_patch(body), match, by)
+    return answer_written(served, written, wait, response)
+
+
+def delete_rule(
+    served: Served,
+    by: By,
+    ruleset: RuleSetPath,
+    id: RuleIdPath,
+    match: Match,
+    wait: Wait = "applied",
+) -> Response:
+    written = served.changes.delete(Key("rule", id, ruleset), match, by, cascade=False)
+    return answer_deleted(served, written, wait)
+
+
+put_ruleset.__annotations__["body"] = RULESET.write
+patch_ruleset.__annotations__["body"] = RULESET.patch
+put_rule.__annotations__["body"] = RULE.write
+patch_rule.__annotations__["body"] = RULE.patch
+
+router = APIRouter(prefix="/rulesets", tags=["rulesets"])
+add_list(
+    router, "", RULESET.page, list_rulesets, "list_rulesets", "All rule sets, without their rules."
+)
+add_object_routes(
+    router, "/{name}", RULESET, (get_ruleset, put_ruleset, patch_ruleset, delete_ruleset)
+)
+add_list(router, "/{ruleset}/rules", RULE.page, list_rules, "list_rules", "Rules in their order.")
+add_object_routes(
+    router, "/{ruleset}/rules/{id}", RULE, (get_rule, put_rule, patch_rule, delete_rule)
+)

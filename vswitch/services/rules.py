@@ -1,0 +1,89 @@
+"""Status of rule sets, rules, groups and policers, from the last view. Pure but for the clock."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastpath.protocol import Outcome, RuleSetState
+from vswitch.kinds import Configuration, Key, Stored
+from vswitch.kinds.group import GroupStatus
+from vswitch.kinds.policer import PolicerStatus
+from vswitch.kinds.resource import Condition
+from vswitch.kinds.rule import RuleSpec, RuleStatus
+from vswitch.kinds.ruleset import Compiled, FailedRule, RuleSetStatus
+from vswitch.view import View
+
+_OK = Outcome()
+
+
+def outcome(key: Key, view: View) -> Outcome:
+    """The forwarder's newest word on the object."""
+    if key.kind == "rule":
+        state = view.rulesets.get(key.parent)
+        return state.failed.get(key.name, state.outcome) if state else _OK
+    if key.kind == "policer" and key.name in view.policers:
+        return view.policers[key.name].outcome
+    if key.kind == "ruleset" and key.name in view.rulesets:
+        return _of_set(view.rulesets[key.name])
+    return _OK
+
+
+def _of_set(state: RuleSetState) -> Outcome:
+    """A set one of whose rules is not in force is not ready."""
+    if not state.outcome.ok or not state.failed:
+        return state.outcome
+    id, first = min(state.failed.items())
+    more = f" (and {len(state.failed) - 1} more rules)" if len(state.failed) > 1 else ""
+    return Outcome(first.code, f"Rule {id}: {first.message}{more}", first.hint)
+
+
+def readiness(spec: RuleSpec) -> tuple[str, str, str, str] | None:
+    """A rule that is in force and yet matches nothing."""
+    if not spec.enabled:
+        return ("False", "DISABLED", "The rule is not enabled.", "")
+    if spec.expires and spec.expires <= time.time():
+        return ("False", "EXPIRED", f"The rule expired at {spec.expires_at}.", "")
+    return None
+
+
+def status(
+    configuration: Configuration,
+    stored: Stored[Any],
+    view: View,
+    conditions: list[Condition],
+    observed: int,
+) -> Any:
+    key = stored.key
+    common: dict[str, Any] = {"conditions": conditions, "observed_generation": observed}
+    if key.kind == "ruleset":
+        return _ruleset(configuration, key.name, view if observed else View(), common)
+    if key.kind == "policer":
+        state = view.policers.get(key.name) if observed else None
+        return PolicerStatus(
+            **common,
+            burst=stored.spec.effective_burst,
+            passed=state.passed if state else 0,
+            dropped=state.dropped if state else 0,
+        )
+    if key.kind == "group":
+        sets = [Key("ruleset", name).path for name in sorted(configuration.sets_naming(key))]
+        return GroupStatus(**common, referrers=sets)
+    return RuleStatus(**common)
+
+
+def _ruleset(
+    configuration: Configuration, name: str, view: View, common: dict[str, Any]
+) -> RuleSetStatus:
+    state = view.rulesets.get(name)
+    fields = {field: getattr(state, field) if state else 0 for field in Compiled.model_fields}
+    failed = [
+        FailedRule(id=id, code=said.code, pointer="", message=said.message, hint=said.hint)
+        for id, said in (sorted(state.failed.items()) if state else ())
+    ]
+    return RuleSetStatus(
+        **common,
+        rules=len(configuration.rules_of(name)),
+        compiled=Compiled(**fields),
+        failed=failed,
+    )
