@@ -346,11 +346,15 @@ class Welcome(msgspec.Struct, frozen=True, tag_field="t", tag="welcome"):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of one object. ``code`` is "" when it is in force."""
+    """What became of one object. ``code`` is "" when it is in force.
+
+    ``field``: of a rule that is not, the part of it that is at fault: match.ip_src, action.port.
+    """
 
     code: str = ""
     message: str = ""
     hint: str = ""
+    field: str = ""
 
     @property
     def ok(self) -> bool:
