@@ -20,6 +20,7 @@ import random
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,16 @@ def for_nft(filters: Sequence[Filter]) -> Iterator[str]:
 
 def for_ovs(filters: Sequence[Filter], to: str) -> Iterator[str]:
     return peer_rules.ovs(rules(filters), to)
+
+
+def nft_set(exact: Sequence[Header]) -> tuple[list[str], str]:
+    """One line that allows these headers, whose set is a hash table, and the set."""
+    proto = {TCP: "tcp", UDP: "udp"}
+    elements = ", ".join(
+        f"{IPv4Address(h.src)} . {IPv4Address(h.dst)} . {proto[h.proto]} . {h.sport} . {h.dport}"
+        for h in exact
+        if h.proto in proto
+    )
+    fields = "ipv4_addr . ipv4_addr . inet_proto . inet_service . inet_service"
+    line = "ip saddr . ip daddr . meta l4proto . th sport . th dport @exact accept"
+    return [line], f"set exact {{ type {fields}; elements = {{ {elements} }}; }}"

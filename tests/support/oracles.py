@@ -84,9 +84,9 @@ class LinuxBridge:
     def settle(self) -> None:
         """Nothing is deferred."""
 
-    def filter(self, lines: Iterable[str]) -> None:
+    def filter(self, lines: Iterable[str], declarations: str = "") -> None:
         """What is forwarded is judged by these lines of an nftables chain, in place of earlier
-        ones; what none of them matches passes."""
+        ones; what none of them matches passes. ``declarations``: sets that they name."""
         chain = "\n".join(lines)
         self._net.run(
             *(self._net.switch, "nft", "-f", "-"),
@@ -94,6 +94,7 @@ class LinuxBridge:
                 table bridge rules {{}}
                 delete table bridge rules
                 table bridge rules {{
+                    {declarations}
                     chain forward {{
                         type filter hook forward priority 0; policy accept;
                         {chain}
@@ -111,6 +112,7 @@ class OpenVSwitch:
     """
 
     name = "ovs"
+    program = "ovs-vswitchd"
 
     def __init__(self, net: Topology, vlans: Sequence[PortVlan] | None = None) -> None:
         self._net = net
@@ -144,7 +146,7 @@ class OpenVSwitch:
                 *("ovsdb-server", str(home / "conf.db"), f"--remote=punix:{home}/db.sock"),
                 *(f"--unixctl={home}/db.ctl", *quiet),
             ),
-            ("ovs-vswitchd", f"unix:{home}/db.sock", f"--unixctl={home}/vs.ctl", *quiet),
+            (self.program, f"unix:{home}/db.sock", f"--unixctl={home}/vs.ctl", *quiet),
         ):
             process = self._net.start(
                 self._net.switch, *argv, stdout=subprocess.DEVNULL, env=env, cwd=home
@@ -154,20 +156,33 @@ class OpenVSwitch:
             wait_until(sock.exists, 10, f"{argv[0]} makes {sock.name}")
 
     def _configure(self, home: Path) -> None:
-        command = ["ovs-vsctl", f"--db=unix:{home}/db.sock", "--timeout=20"]
         # Two tags are looked at, so that a tunnel's customer tag is told from its own.
-        command += ["set", "Open_vSwitch", ".", "other_config:vlan-limit=2", "--"]
+        command = ["set", "Open_vSwitch", ".", "other_config:vlan-limit=2", *self.settings(), "--"]
         command += ["add-br", "obr", "--", "set", "Bridge", "obr", "datapath_type=netdev"]
-        for i, ifname in enumerate(self._net.switch_ifs):
-            command += ["--", "add-port", "obr", ifname]
-            if self._vlans is not None:
-                command += ["--", "set", "Port", ifname, *_ovs_vlan(self._vlans[i])]
-        run(*command)
+        run("ovs-vsctl", f"--db=unix:{home}/db.sock", "--timeout=20", *command, *self.ports())
         self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._control.settimeout(20)
         self._control.connect(str(home / "vs.ctl"))
 
-    def _call(self, method: str, *params: str) -> Any:
+    @property
+    def pid(self) -> int:
+        """Of the switch itself, which was started last."""
+        return self._processes[-1].pid
+
+    def settings(self) -> list[str]:
+        """More columns of the table Open_vSwitch."""
+        return []
+
+    def ports(self) -> list[str]:
+        """Words for ovs-vsctl that add the ports."""
+        words = []
+        for i, ifname in enumerate(self._net.switch_ifs):
+            words += ["--", "add-port", "obr", ifname]
+            if self._vlans is not None:
+                words += ["--", "set", "Port", ifname, *_ovs_vlan(self._vlans[i])]
+        return words
+
+    def call(self, method: str, *params: str) -> Any:
         """One request of ovs-appctl's protocol: JSON-RPC objects, one after the other."""
         assert self._control is not None
         self._next_id += 1
@@ -186,10 +201,10 @@ class OpenVSwitch:
                 return answer["result"]
 
     def settle(self) -> None:
-        self._call("revalidator/purge")
+        self.call("revalidator/purge")
 
     def fdb(self) -> str:
-        return str(self._call("fdb/show", "obr"))
+        return str(self.call("fdb/show", "obr"))
 
     def flows(self, lines: Iterable[str]) -> None:
         """In place of all flows there are, at once."""
