@@ -4,8 +4,9 @@ the same frames.
     OVS-DPDK   frames of a pcap file, again and again (net_pcap, infinite_rx), through the flows to
                a port that discards (net_null), on one core; what testpmd takes to move the same
                frames between the same two ports is subtracted
-    nft        frames through a Linux bridge and its forward chain, sent by a packet socket; what the
-               same takes without rules is subtracted; as a list, and as a hash set of exact tuples
+    nft        frames through a Linux bridge and its forward chain, sent by a packet socket; what
+               the same takes without rules is subtracted; as a list, and as a hash set of exact
+               tuples
 
     --rules N --shape acl|fw|ipc --flows N,N --seconds S
 
