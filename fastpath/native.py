@@ -18,9 +18,6 @@ from fastpath.readings import (
     Counters,
     FdbEntry,
     PortStatus,
-    TraceReading,
-    TraceRule,
-    TraceStep,
     WorkerCounters,
 )
 
@@ -434,14 +431,6 @@ class Engine:
     def fdb_count(self, bridge: int) -> int:
         return int(lib.engine_fdb_count(self._engine, bridge))
 
-    def trace(self, port: int, frame: bytes, state: int = 0) -> TraceReading:
-        """What would become of the frame, come in by that port; see trace.h."""
-        out = ffi.new("struct trace *")
-        rc = lib.engine_trace(self._engine, port, frame, len(frame), state, out, self._err)
-        self._check(rc, "trace")
-        steps = tuple(_trace_step(out, step) for step in out.steps[0 : out.step_count])
-        return TraceReading(out.generation, _members(out.key), steps, out.truncated)
-
     def memory_put(self, slot: int, frame: bytes, queue: int = 0) -> bool:
         """Put a frame into a memory port from its far end; False: the ring is full."""
         rc = lib.engine_memory_put(self._engine, slot, queue, frame, len(frame))
@@ -458,57 +447,6 @@ class Engine:
             return None
         self._check(rc, "memory take")
         return bytes(ffi.buffer(room, rc))
-
-
-def _members(struct: Any) -> dict[str, int | bytes]:
-    """A struct of numbers and byte arrays."""
-    values: dict[str, int | bytes] = {}
-    for name, member in ffi.typeof(struct).fields:
-        value = getattr(struct, name)
-        values[name] = bytes(ffi.buffer(value)) if member.type.kind == "array" else value
-    return values
-
-
-def _slot_or_none(number: int) -> int | None:
-    return None if number == lib.RULE_NONE else number
-
-
-def _word(name: str, number: int) -> str:
-    """TRACE_VLAN_IN of trace_stage -> "vlan_in"."""
-    text: str = ffi.typeof(f"enum {name}").elements[number]
-    return text.partition("_")[2].lower()
-
-
-def _trace_step(trace: Any, step: Any) -> TraceStep:
-    rules = trace.rules[step.rules : step.rules + step.rule_count]
-    return TraceStep(
-        stage=_word("trace_stage", step.stage),
-        result=_word("trace_result", step.result),
-        reason="" if step.reason == lib.DROP_REASONS else DROP_REASONS[step.reason],
-        edit=_word("vlan_edit", step.edit).removeprefix("edit_"),
-        port=_slot_or_none(step.port),
-        to=_slot_or_none(step.to),
-        vid=step.vid,
-        default_of=_slot_or_none(step.default_of),
-        bytes=step.bytes,
-        limit=step.limit,
-        rules=tuple(_trace_rule(rule) for rule in rules),
-        left_out=step.left_out,
-    )
-
-
-def _trace_rule(rule: Any) -> TraceRule:
-    wants = rule.wants
-    return TraceRule(
-        set=rule.set,
-        id=_text(rule.id),
-        action=_word("rule_action_type", rule.action.type),
-        field=_word("trace_field", rule.field),
-        value=_members(wants.value),
-        mask=_members(wants.mask),
-        l4_src=(wants.l4_src_lo, wants.l4_src_hi),
-        l4_dst=(wants.l4_dst_lo, wants.l4_dst_hi),
-    )
 
 
 def _fill_bridge(into: Any, bridge: PlacedBridge) -> None:

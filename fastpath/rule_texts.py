@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 
+from fastpath.native_rules import FRAGMENT, IP, L3, L4, LATER, PORTS, STATES, TAGGED
 from fastpath.protocol import WireTerm
 
-L3, L4, FRAGMENT, LATER, BAD, TAGGED, IP, PORTS = (1 << bit for bit in range(8))
-"""enum flow_layer."""
-STATES = {"new": 1, "established": 2, "related": 4, "invalid": 8}
-"""enum flow_state."""
 PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 51: "ah"} | {
     58: "icmpv6",
     89: "ospf",

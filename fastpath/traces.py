@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from fastpath import rule_texts
 from fastpath.apply import Applier
+from fastpath.native_rules import STATES
+from fastpath.native_trace import Tracer, TraceReading, TraceStep
+from fastpath.native_trace import TraceRule as RuleReading
 from fastpath.protocol import Trace, Traced, TraceRule, TraceStage, WireRule, WireTerm
-from fastpath.readings import TraceReading, TraceStep
-from fastpath.readings import TraceRule as RuleReading
 
 # Which names of WireTerm a field of the key may have; the rule's own terms say which it is.
 TERMS: Mapping[str, tuple[str, ...]] = {
@@ -84,8 +85,10 @@ def trace(applier: Applier, request: Trace) -> Traced:
     """KeyError: the port is not in force. NativeError: no frame has that length."""
     if request.in_port not in applier.attached:
         raise KeyError(request.in_port)
-    state = rule_texts.STATES.get(request.state, 0)
-    reading = applier.engine.trace(applier.port_slots[request.in_port], request.frame, state)
+    state = STATES.get(request.state, 0)
+    reading = Tracer(applier.engine).trace(
+        applier.port_slots[request.in_port], request.frame, state
+    )
     return told(request.id, reading, names_of(applier))
 
 

@@ -26,7 +26,7 @@ PROTOCOLS = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "a
 TCP_FLAGS = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr")
 _FLAG = f"({'|'.join(TCP_FLAGS)})"
 _MAC = r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$"
-_PROTOCOL = rf"^({'|'.join(PROTOCOLS)}|[0-9]{{1,3}})$"
+_PROTOCOL = rf"^({'|'.join(PROTOCOLS)})$"
 AnyAddress = IPv4Address | IPv6Address
 _SRC: dict[int, AnyAddress] = {4: IPv4Address("192.0.2.1"), 6: IPv6Address("2001:db8::1")}
 _DST: dict[int, AnyAddress] = {4: IPv4Address("192.0.2.2"), 6: IPv6Address("2001:db8::2")}
@@ -61,7 +61,7 @@ class FrameArp(Input):
 class FrameIp(Input):
     src: Address | None = None
     dst: Address | None = None
-    proto: Annotated[str, StringConstraints(pattern=_PROTOCOL)] | None = Field(
+    proto: Annotated[str, StringConstraints(pattern=_PROTOCOL)] | Byte | None = Field(
         None, description="A name or a number; what `l4` or `icmp` make it when nothing is said."
     )
     ttl: Byte = 64
@@ -171,7 +171,7 @@ def _ends(ip: FrameIp) -> tuple[AnyAddress, AnyAddress]:
     src = None if ip.src is None else _address(ip.src, "/ip/src")
     dst = None if ip.dst is None else _address(ip.dst, "/ip/dst")
     known = src or dst
-    version = known.version if known else 6 if ip.proto in ("icmpv6", "58") else 4
+    version = known.version if known else 6 if ip.proto in ("icmpv6", 58) else 4
     src, dst = src or _SRC[version], dst or _DST[version]
     if src.version != dst.version:
         raise FrameError("/ip/dst", "source and destination are of different IP versions")
@@ -183,9 +183,7 @@ def _proto(ip: FrameIp, fields: FrameFields, version: int) -> int:
     echo = PROTOCOLS["icmp" if version == 4 else "icmpv6"]
     if ip.proto is None:
         return echo if fields.icmp is not None else PROTOCOLS["tcp"]
-    number = PROTOCOLS.get(ip.proto) or int(ip.proto)
-    if number > 255:
-        raise FrameError("/ip/proto", "a protocol is a name or 0 to 255")
+    number = PROTOCOLS[ip.proto] if isinstance(ip.proto, str) else ip.proto
     if fields.l4 is not None and number not in (6, 17):
         raise FrameError("/l4", "only TCP and UDP have ports")
     if fields.icmp is not None and number != echo:

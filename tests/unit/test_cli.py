@@ -233,3 +233,48 @@ def test_top_in_a_pipe_prints_as_often_as_asked(
     stub.on("GET", "/stats/ports", {"items": [{"name": "p1"} | counters]})
     assert run("top", "--interval-s", "0.1", "--count", "2") == 0
     assert capsys.readouterr().out.count("p1") == 2
+
+
+TRACE = {
+    "verdict": "drop",
+    "reason": "rule",
+    "out_ports": [],
+    "stages": [
+        {
+            "stage": "rules_ingress",
+            "port": "p1",
+            "result": "drop",
+            "detail": "a rule says so",
+            "rules": [
+                {"ruleset": "fw", "rule": "a", "action": "allow", "field": "l4_dst"}
+                | {"wanted": "443", "got": "80"},
+                {"ruleset": "fw", "rule": "b", "action": "drop", "field": ""}
+                | {"wanted": "", "got": ""},
+            ],
+            "rules_left_out": 7,
+        }
+    ],
+}
+
+
+def test_a_trace_says_why(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.on("POST", "/traces", TRACE)
+    assert run("trace", "p1", "ip.src=10.0.0.1", "ip.proto=6", "l4.dport=80") == 0
+    assert json.loads(stub.asked[0].content) == {
+        "in_port": "p1",
+        "frame": {"ip": {"src": "10.0.0.1", "proto": 6}, "l4": {"dport": 80}},
+    }
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "fw/a allow: l4_dst is 80, not 443" in lines[1]
+    assert "fw/b drop: matches" in lines[2]
+    assert "7 more rules do not match" in lines[3]
+    assert lines[4].split() == ["rules_ingress", "p1", "drop", "a", "rule", "says", "so"]
+    assert lines[-1] == "drop: rule"
+
+
+def test_a_trace_of_bytes(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.on("POST", "/traces", {**TRACE, "verdict": "forward", "out_ports": ["p2", "p3"]})
+    assert run("trace", "p1", "--hex", "02:00 0000", "--state", "new") == 0
+    body = json.loads(stub.asked[0].content)
+    assert body == {"in_port": "p1", "frame_hex": "02000000", "state": "new"}
+    assert capsys.readouterr().out.splitlines()[-1] == "forward: p2, p3"

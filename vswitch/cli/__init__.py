@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from vswitch.cli import bridges, fdb, ports, serve, stats, system, top
+from vswitch.cli import bridges, fdb, ports, serve, stats, system, top, traces
 from vswitch.cli.client import CliError, close_all
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(fdb.app, name="fdb", help="Learned and static addresses of a bridg
 app.add_typer(stats.app, name="stats", help="Counters; every frame is in them.")
 app.add_typer(system.app, name="system", help="Is it ready, what can it do, what is missing.")
 app.command(name="top")(top.top)
+app.command(name="trace")(traces.trace)
 app.command(name="serve")(serve.serve)
 
 
