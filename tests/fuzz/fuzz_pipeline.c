@@ -2,17 +2,26 @@
  * Fuzz target: bytes as frames through a whole switch of memory ports, without threads. The first
  * byte chooses the bridge's configuration; then follow records of one byte for the port, two for
  * the length and the frame. Two of the ports have a virtio-net header, so checksum and
- * segmentation state is hostile too. After each input every frame is accounted for and what the
- * ports sent is what can be taken from them.
+ * segmentation state is hostile too. Half of the configurations have rules of every sort at all
+ * stages. After each input every frame is accounted for and what the ports sent is what can be
+ * taken from them.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "port_memory.h"
+#include "rules_tables.h"
 #include "snapshot.h"
 #include "worker.h"
 
-enum { PORTS = 6, CONFIGS = 8, ENTRIES = 64, ROOM = FRAME_LEN_MAX + 64 };
+enum {
+	PORTS = 6,
+	CONFIGS = 16,
+	SETS = 3,
+	CONNECTIONS = 1024,
+	ENTRIES = 64,
+	ROOM = FRAME_LEN_MAX + 64
+};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -31,7 +40,105 @@ static void need(bool good)
 		abort();
 }
 
-/* Bits of `which`: VLAN filtering, MTU, offload policy. */
+/* --- rules --------------------------------------------------------------------------------------
+ */
+
+static struct classifier *sets[SETS];
+static uint32_t jumps[SETS][SETS];
+static struct rules_refs refs[SETS];
+static struct policer policer;
+static struct conntrack *conntrack;
+
+/* Rule n of a set, of what actions there are in turn, on some bits of a key that n chooses. */
+static void add_rule(uint16_t set, uint32_t n)
+{
+	struct rule_match match = {.l4_src_hi = 0xffff, .l4_dst_hi = 0xffff};
+	struct rule_config rule = {
+	    .slot = set * 64u + n,
+	    .priority = (int32_t)n,
+	    .action = {.type = (uint8_t)(n % RULE_ACTIONS),
+		       .log = n & 1,
+		       .set_fields = (uint8_t)(n % 32),
+		       .pcp = 5,
+		       .dscp = 46,
+		       .vid = (uint16_t)(n % 5),
+		       .port = (uint16_t)(n % (PORTS + 1)),
+		       .set = SETS - 1,
+		       .snaplen = n % 3 * 33},
+	    .match_count = 1,
+	    .matches = &match,
+	};
+	struct classifier *next;
+	struct error err;
+
+	if (set == SETS - 1 && rule.action.type == RULE_JUMP)
+		return;
+	if (rule.action.type == RULE_JUMP)
+		jumps[set][SETS - 1]++;
+	rule.id[0] = (char)('0' + n);
+	/* about a quarter of all frames each, another one in each set */
+	n += 5u * set;
+	match.mask.eth_src[5] = 1;
+	match.value.eth_src[5] = (uint8_t)(n / 2 & 1);
+	match.mask.ip_proto = n % 3 ? 1 : 0;
+	match.value.ip_proto = (uint8_t)(n / 3 & match.mask.ip_proto);
+	match.mask.eth_dst[0] = n % 5 ? 0 : 1;
+	match.value.eth_dst[0] = (uint8_t)(n & match.mask.eth_dst[0]);
+	match.mask.state = match.value.state = (uint8_t)(n % 7 ? 0 : 1 << n / 7 % 4);
+	match.l4_dst_lo = n % 11 ? 0 : 400;
+	need(classifier_update(sets[set], NULL, 0, &rule, 1, &next, &err) == 0);
+	classifier_free(sets[set]);
+	sets[set] = next;
+}
+
+static void open_rules(void)
+{
+	struct policer_config slow = {.frames = true, .rate = 1, .burst = 40};
+	struct error err;
+
+	for (uint16_t s = 0; s < SETS; s++) {
+		sets[s] = classifier_empty();
+		refs[s] = (struct rules_refs){.jumps = jumps[s], .actions = 1};
+		for (uint32_t n = 0; n < 60; n++)
+			add_rule(s, n);
+	}
+	policer_init(&policer, &slow);
+	need(conntrack_map(-1, CONNECTIONS, &conntrack, &err) == 0);
+}
+
+static void configure_rules(struct snapshot *snapshot, uint64_t generation)
+{
+	static const struct rules_set_config named[SETS] = {{.id = 0}, {.id = 1}, {.id = 2}};
+	static const struct rules_attach_config attaches[] = {
+	    {.set = 0, .bridge = 0, .port = RULE_NONE},
+	    {.set = 1, .bridge = 0, .port = RULE_NONE, .egress = true},
+	    {.set = 1, .bridge = RULE_NONE, .port = 2},
+	    {.set = 0, .bridge = RULE_NONE, .port = 3, .egress = true},
+	};
+	struct rules_config config = {
+	    .sets = named, .set_count = SETS, .attaches = attaches, .attach_count = 4};
+	struct policer *policers[] = {&policer};
+	struct rules_source source = {
+	    .generation = generation,
+	    .ports_max = PORTS,
+	    .bridges_max = 1,
+	    .sets_max = SETS,
+	    .policers_max = 1,
+	    .ports = snapshot->bridge_ports,
+	    .classifiers = (const struct classifier *const *)sets,
+	    .refs = refs,
+	    .policers = policers,
+	    .conntrack = conntrack,
+	};
+	struct error err;
+
+	need(rules_tables_build(&config, &source, &snapshot->rules, &err) == 0);
+}
+
+/* --- the switch ---------------------------------------------------------------------------------
+ */
+
+/* Bits of `which`: VLAN filtering, MTU, offload policy, rules. */
 static struct snapshot *configure(unsigned which)
 {
 	struct port *port_table[PORTS];
@@ -71,6 +178,8 @@ static struct snapshot *configure(unsigned which)
 		config[p].tagged[0] = 0xe;
 	}
 	need(snapshot_build(&wanted, &parts, &snapshot, &err) == 0);
+	if (which & 8)
+		configure_rules(snapshot, which);
 	return snapshot;
 }
 
@@ -95,6 +204,7 @@ static void open_switch(void)
 		pthread_spin_init(&locks[p][0], PTHREAD_PROCESS_PRIVATE);
 		need(ports[p].ops->attach(&ports[p], &list, &fds, &err) == 0);
 	}
+	open_rules();
 	for (unsigned c = 0; c < CONFIGS; c++)
 		snapshots[c] = configure(c);
 	snapshot_domain_init(&domain, snapshots[0]);
@@ -106,6 +216,9 @@ static void open_switch(void)
 					       .domain = &domain};
 
 		need(worker_create(&worker, false, &workers[p], &err) == 0);
+		workers[p]->rules = rules_work_create(PORTS, SETS * 64, 1);
+		need(workers[p]->rules != NULL);
+		workers[p]->rules->cells = stats_cells(stats, p);
 	}
 }
 
@@ -118,7 +231,8 @@ static void check_ledger(void)
 	for (unsigned i = 0; i < DROP_REASONS; i++)
 		drops += total.rx_drops[i] + total.tx_drops[i];
 	need(total.rx_frames == put && total.tx_frames == taken);
-	need(total.rx_frames + total.copies + total.segments == total.tx_frames + drops);
+	need(total.rx_frames + total.copies + total.segments + total.originated ==
+	     total.tx_frames + drops);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
