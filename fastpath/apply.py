@@ -4,26 +4,38 @@ Owns the engine's ports, the fds of their devices, numbers and outcomes. Single-
 here waits: a device that the keeper has to open is asked for, and its answer starts the next pass.
 What fails leaves its outcome and is tried again by the next :meth:`Applier.reconcile`, which the
 forwarder calls once a second and on every link event.
+
+The order of a change: it is kept in the state memory; its rules are compiled, a portion at a time
+(:meth:`Applier.work`), and published, so that no port meets frames before its rules do; then come
+the steps for bridges, ports and static entries; then rules go that only those held. A change of
+rules alone takes no step of the plan.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fastpath import channel, check, outcomes, plan
+from fastpath import channel, check, outcomes, plan, rule_sets
 from fastpath.channel import Bundle, Send, close_all
+from fastpath.delta import Delta
 from fastpath.native import NO_BRIDGE, Engine, NativeError, PlacedBridge, PlacedPort
 from fastpath.native_connections import ConnectionFilter, ConnectionTable
+from fastpath.native_rules import RuleTables
 from fastpath.outcomes import Notify, Outcomes
+from fastpath.plan import SwitchObject
 from fastpath.protocol import Outcome, WireBridge, WireObject, WirePort, WireStatic
 from fastpath.readings import PortStatus
-from fastpath.regions import State, StateStore, StateTooLarge
+from fastpath.regions import Kept, Record, State, StateStore, StateTooLarge, replay
+from fastpath.rule_sets import RuleObject, RuleSets
 from fastpath.tables import Tables
 
 ANSWER_S = 5.0
+WORK_S = 0.01  # at a time, while others wait to be answered
+RETRY_S = 10.0
 
 
 @dataclass(slots=True)
@@ -71,6 +83,8 @@ class Applier:
         send: Send,
         notify: Notify,
         now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        rule_tables: rule_sets.Tables | None = None,
     ) -> None:
         self.engine = engine
         self._store = store
@@ -81,7 +95,8 @@ class Applier:
         self.revision = state.revision
         self.hash = state.hash
         self.generation = state.generation
-        self.objects: dict[str, WireObject] = {obj.key: obj for obj in state.objects}
+        self.objects: dict[str, WireObject] = {}
+        self.switch: dict[str, SwitchObject] = {}  # of these, the bridges, ports, static entries
         self.bridge_slots = dict(state.bridge_slots)
         self.port_slots = dict(state.port_slots)
         self.outcomes = Outcomes(notify)
@@ -91,15 +106,35 @@ class Applier:
         self._asked: dict[int, _Asked] = {}
         self._refused: set[str] = set()
         self._last_id = 0
-        self._saved: State | None = None
-        self.wanted = self._valid()
+        self._saved: Record | None = None
+        self._bridges: dict[str, WireBridge] = {}
+        self._ports: dict[str, WirePort] = {}
+        self._statics: dict[str, WireStatic] = {}
+        self.wanted = plan.Wanted(self._bridges, self._ports, self._statics)
+        self.rules = RuleSets(
+            rule_tables or RuleTables(engine), limits, self.outcomes, self._next_generation, wall
+        )
+        self._changing = False  # rules are compiled; the rest of the change waits for them
+        self._then_reconcile = False
+        self._retry_at = self._now() + RETRY_S
+        self._left: tuple[tuple[Kept, ...], tuple[RuleObject, ...]] = (
+            state.kept,
+            self._want(state.objects, ()),
+        )
 
     # --- what the server asks -------------------------------------------------------------------
 
     @property
     def settled(self) -> bool:
-        """No device of this configuration is being opened (or the keeper took too long)."""
-        return all(asked.deadline <= self._now() for asked in self._asked.values())
+        """Its rules are in force, and no device of it is being opened (or that takes too long)."""
+        return not self._changing and all(
+            asked.deadline <= self._now() for asked in self._asked.values()
+        )
+
+    @property
+    def busy(self) -> bool:
+        """There is something to go on with: :meth:`work`."""
+        return self._changing or self._store.busy
 
     @property
     def asking(self) -> bool:
@@ -127,33 +162,113 @@ class Applier:
         """Attached ports whose device is this kernel interface."""
         return [name for name, index in self._live.ifindexes.items() if index == ifindex]
 
-    def change(self, objects: dict[str, WireObject], revision: int, hash: bytes) -> None:
+    def change(self, delta: Delta) -> None:
         """Want this from now on; it survives this process before the first step is taken.
 
         StateTooLarge leaves everything as it is.
         """
-        before = (self.objects, self.revision, self.hash)
-        self.objects, self.revision, self.hash = objects, revision, hash
-        try:
-            self._save()
-        except StateTooLarge:
-            self.objects, self.revision, self.hash = before
-            raise
-        self.outcomes.forget_others(objects)
-        self.wanted = self._valid()
-        self._live.lost &= self.wanted.ports.keys()
-        self.reconcile()
+        record = Record(delta.revision, delta.hash, self.generation, delta.upserts, delta.deletes)
+        self._append(record)
+        self.revision, self.hash = delta.revision, delta.hash
+        rules = self._want(delta.upserts, delta.deletes)
+        gone = [key for key in delta.deletes if key.partition("/")[0] in rule_sets.KINDS]
+        self.rules.want(rules, gone)
+        if len(rules) + len(gone) < len(delta.upserts) + len(delta.deletes):
+            self._then_reconcile = True
+            self._live.lost &= self.wanted.ports.keys()
+            self._place()
+        self._changing = True
+        self.work()
 
-    def _valid(self) -> plan.Wanted:
-        """The objects that the engine can take; the others say why not."""
-        taken: dict[str, WireObject] = {}
-        for key, obj in self.objects.items():
+    def work(self) -> None:
+        """Go on with what takes long, for a moment."""
+        until = self._now() + WORK_S
+        while self.rules.busy:
+            self.rules.step()
+            if self._now() >= until:
+                return
+        if self._changing:
+            self._changing = False
+            self._rules_are_ready()
+        elif self._store.busy:
+            self._begin_anew()
+
+    def _rules_are_ready(self) -> None:
+        then, self._then_reconcile = self._then_reconcile, False
+        self.rules.publish(also_old=then)
+        self._keep_sets()
+        if then:
+            self.reconcile()
+            self.rules.publish()
+        self._save()
+
+    def _want(
+        self, upserts: Iterable[WireObject], deletes: Iterable[str]
+    ) -> tuple[RuleObject, ...]:
+        """Take note of these; returns those that are about rules.
+
+        A bridge, port or static entry that the engine cannot take says why not.
+        """
+        rules: list[RuleObject] = []
+        for key in deletes:
+            del self.objects[key]
+            if self.switch.pop(key, None) is not None:
+                self._unwant(key)
+            self.outcomes.forget([key])
+        for obj in upserts:
+            key = obj.key
+            self.objects[key] = obj
+            if not isinstance(obj, WireBridge | WirePort | WireStatic):
+                rules.append(obj)
+                continue
+            self.switch[key] = obj
             text = check.problem(obj, self._limits["fdb_entries_max"])
             if text:
+                self._unwant(key)
                 self.outcomes.fail(key, Outcome("INVALID", text))
+            elif isinstance(obj, WireBridge):
+                self._bridges[obj.name] = obj
+            elif isinstance(obj, WirePort):
+                self._ports[obj.name] = obj
             else:
-                taken[key] = obj
-        return plan.Wanted.of(taken)
+                self._statics[key] = obj
+        return tuple(rules)
+
+    def _unwant(self, key: str) -> None:
+        kind, _, name = key.partition("/")
+        if kind == "bridge":
+            self._bridges.pop(name, None)
+        elif kind == "port":
+            self._ports.pop(name, None)
+        else:
+            self._statics.pop(key, None)
+
+    def _place(self) -> None:
+        """Give everything its number before anything is in force, and tell the rules."""
+        for name in self._bridges:
+            with contextlib.suppress(NativeError):  # told when the step comes to it
+                self._slot(self.bridge_slots, name, self._limits["bridges_max"], "bridges")
+        for name in self._ports:
+            with contextlib.suppress(NativeError):
+                self._slot(self.port_slots, name, self._limits["ports_max"], "ports")
+        self.rules.place(
+            {name: self.port_slots[name] for name in self._ports if name in self.port_slots},
+            {name: self.bridge_slots[name] for name in self._bridges if name in self.bridge_slots},
+        )
+
+    def tick(self) -> None:
+        """Once a second: what time brings about."""
+        if self.rules.expire():
+            self.rules.publish()
+            self._save()
+        if self._now() >= self._retry_at and not self._changing:
+            self._retry_at = self._now() + RETRY_S
+            self.rules.retry()
+            self._changing = self.rules.busy
+        if self._store.crowded:
+            self._store.begin(self._state())
+        self.find_lost()
+        self.reconcile()
 
     # --- the keeper's answers and news; the caller reconciles when it has told all --------------
 
@@ -161,7 +276,15 @@ class Applier:
         """Go on with what the last forwarder left; call once, before anything else."""
         self.held = held
         self.tables.fds = tables
+        kept, rules = self._left
+        self._place()
+        self.rules.restore(kept)
+        self.rules.want(rules, ())
+        while self.rules.busy:
+            self.rules.step()
+        self.rules.publish()
         self.reconcile()
+        self._keep_sets()
         # Frames flow. Tables that were taken over may hold static entries nobody wants any more.
         ports = {number: port for port, number in self.port_slots.items()}
         for name in self.tables.live:
@@ -220,6 +343,9 @@ class Applier:
         """Take every step that can be taken now; ask for refused devices again if ``retry``."""
         if retry:
             self._refused.clear()
+        if self._changing:
+            self._then_reconcile = True
+            return
         self._retire()
         while self._pass():
             self._retire()
@@ -286,8 +412,8 @@ class Applier:
         ]
         if (bridges, ports) == self._live.published:
             return
-        self.generation += 1
-        self.engine.publish(self.generation, bridges, ports)
+        self._follow_numbers()
+        self.engine.publish(self._next_generation(), bridges, ports)
         self._live.published = (bridges, ports)
         for bridge in bridges:
             self.outcomes.succeed(bridge.spec.key)
@@ -298,6 +424,17 @@ class Applier:
                 self.outcomes.succeed(port.spec.key)
             else:
                 self.outcomes.fail(port.spec.key, missing)
+
+    def _follow_numbers(self) -> None:
+        """A port that got its number only now has its rules before its frames."""
+        self._place()
+        while self.rules.busy:
+            self.rules.step()
+        self.rules.publish(also_old=True)
+
+    def _next_generation(self) -> int:
+        self.generation += 1
+        return self.generation
 
     def _add_bridge(self, bridge: WireBridge) -> None:
         name = bridge.name
@@ -342,7 +479,7 @@ class Applier:
         self.engine.port_remove(self.port_slots[name], keep_counters=keep_counters)
         del self._live.ports[name]
         self._live.ifindexes.pop(name, None)
-        if not keep_counters:
+        if not keep_counters and not self.rules.holds(f"port/{name}"):
             del self.port_slots[name]
 
     def _release(self, name: str) -> None:
@@ -390,6 +527,8 @@ class Applier:
         its place for a moment.
         """
         for name in self.port_slots.keys() - self.wanted.ports.keys() - self._live.ports.keys():
+            if self.rules.holds(f"port/{name}"):
+                continue  # a rule in force would mean the next port of that number
             slot = self.port_slots[name]
             try:
                 self.engine.port_add(slot, name, "null", {}, [], "")
@@ -405,22 +544,54 @@ class Applier:
                 ConnectionTable(self.engine).flush(left)
             self.tables.forget(name)
 
-    def _save(self) -> None:
-        state = State(
+    def _save(self, kept: tuple[Kept, ...] = (), let_go: tuple[str, ...] = ()) -> None:
+        """Keep what is not an object, if it is new."""
+        record = Record(
+            self.revision,
+            self.hash,
+            self.generation,
+            bridge_slots=dict(self.bridge_slots),
+            port_slots=dict(self.port_slots),
+            kept=kept,
+            let_go=let_go,
+        )
+        if record != self._saved:
+            self._append(record)
+            self._saved = None if kept or let_go else record
+
+    def _keep_sets(self) -> None:
+        """Sets that run on as they were are a successor's, too."""
+        kept, let_go = self.rules.take_kept()
+        if kept or let_go:
+            self._save(kept, let_go)
+
+    def _append(self, record: Record) -> None:
+        try:
+            self._store.append(record)
+        except StateTooLarge:  # perhaps of journal
+            self._store.save(replay(self._state(), [record]))
+
+    def _state(self) -> State:
+        return State(
             self.revision,
             self.hash,
             self.generation,
             tuple(self.objects.values()),
             dict(self.bridge_slots),
             dict(self.port_slots),
+            self.rules.kept(),
         )
-        if state != self._saved:
-            self._store.save(state)
-            self._saved = state
+
+    def _begin_anew(self) -> None:
+        """A portion of the state memory's other half."""
+        try:
+            self._store.step()
+        except StateTooLarge as error:
+            self._notify("state", "system", f"the state memory is nearly full: {error}")
 
     def _fail_all(self, error: NativeError) -> None:
         """The engine kept the old configuration: nothing that differs from it is in force."""
-        for key in self.objects:
+        for key in self.switch:
             if not key.startswith("static/"):
                 self.outcomes.fail(key, outcomes.of_error(error))
 

@@ -7,12 +7,23 @@ out of range would end as an exception between two steps instead of as an outcom
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from fastpath.protocol import WireBridge, WireObject, WirePort, WireStatic
+from fastpath.protocol import (
+    WireBridge,
+    WireGroup,
+    WirePolicer,
+    WirePort,
+    WireRuleSet,
+    WireStatic,
+)
 
 NAME_BYTES_MAX = 31
 U16_MAX = 0xFFFF
 U32_MAX = 0xFFFFFFFF
+U64_MAX = 0xFFFFFFFFFFFFFFFF
+I32_MAX = 0x7FFFFFFF
+ADDRESS_BYTES = (4, 6, 16)
 VID_MAX = 4094
 CPU_MAX = 0x7FFF
 OPTIONS_MAX = 64
@@ -25,7 +36,7 @@ POLLING = ("block", "adaptive", "busy")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
-def problem(obj: WireObject, fdb_entries_max: int) -> str:
+def problem(obj: WireBridge | WirePort | WireStatic, fdb_entries_max: int) -> str:
     """ "" or one sentence that says what is wrong with ``obj``."""
     if isinstance(obj, WireBridge):
         return _bridge(obj, fdb_entries_max)
@@ -88,4 +99,45 @@ def _static(static: WireStatic) -> str:
         return f"{static.mac!r} is no MAC address in lower case with colons"
     if not 0 <= static.vid <= VID_MAX:
         return f"vid is 0 to {VID_MAX}, not {static.vid}"
+    return ""
+
+
+def group_problem(group: WireGroup) -> str:
+    """ "" or one sentence that says what is wrong with it."""
+    if text := _name(group.name):
+        return text
+    for value, mask in group.masks:
+        if len(value) not in ADDRESS_BYTES or len(mask) != len(value):
+            return f"masks: {value.hex(':')} is no address with a mask of its size"
+    return _ranges(group.ranges)
+
+
+def _ranges(ranges: Iterable[tuple[int, int]]) -> str:
+    for first, last in ranges:
+        if not 0 <= first <= last <= U16_MAX:
+            return f"ranges: {first}-{last} is no range of ports"
+    return ""
+
+
+def policer_problem(policer: WirePolicer) -> str:
+    """ "" or one sentence that says what is wrong with it."""
+    if text := _name(policer.name):
+        return text
+    if policer.unit not in ("bits", "frames"):
+        return f"unit is one of bits, frames, not {policer.unit!r}"
+    for field, value in (("rate", policer.rate), ("burst", policer.burst)):
+        if not 0 < value <= U64_MAX:
+            return f"{field} {value} is out of range"
+    return ""
+
+
+def ruleset_problem(ruleset: WireRuleSet) -> str:
+    """ "" or one sentence that says what is wrong with it."""
+    if text := _name(ruleset.name):
+        return text
+    for index, attach in enumerate(ruleset.attach):
+        if bool(attach.bridge) == bool(attach.port):
+            return f"attach[{index}] names a bridge or a port, one of them"
+        if not -I32_MAX <= attach.order <= I32_MAX:
+            return f"attach[{index}].order {attach.order} is out of range"
     return ""

@@ -36,6 +36,7 @@ from fastpath.regions import (
     STATS,
     StateStore,
 )
+from fastpath.rule_report import LOG_S
 from fastpath.server import Facts, Identity, Server
 
 TICK_S = 1.0
@@ -175,6 +176,7 @@ class Forwarder:
         self._answers = False
         self._news = False
         self._answers_due = 0.0
+        self._log_due = 0.0
         limits = prepare.limits
         self._engine = Engine(
             ports_max=limits["ports_max"],
@@ -183,6 +185,9 @@ class Forwarder:
             stats_fd=regions[STATS],
             recover=adopt.recover,
             spin_us=limits["spin_us"],
+            sets_max=limits["sets_max"],
+            rules_max=limits["rules_max"],
+            policers_max=limits["policers_max"],
             connections_max=limits["connections_max"],
             conntrack_fd=regions[CONNTRACK],
         )
@@ -218,17 +223,38 @@ class Forwarder:
         self._selector.register(wake, selectors.EVENT_READ, lambda _: wake.recv(64))
         next_tick = time.monotonic() + TICK_S
         while not self._stopping:
-            due = min(next_tick, self._answers_due) if self._answers else next_tick
-            for key, mask in self._selector.select(max(0.0, due - time.monotonic())):
+            for key, mask in self._selector.select(self._wait_s(next_tick)):
                 self._guarded(key.data, mask)
+            if self._applier.busy:
+                self._guarded(self._work, 0)
             if self._answers and time.monotonic() >= self._answers_due:
                 self._guarded(lambda _: self._reconcile(), 0)
+            if time.monotonic() >= self._log_due:
+                self._guarded(self._push_log, 0)
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK_S
                 self._guarded(self._tick, 0)
         log.info("forwarder stops")
         self._engine.destroy()
         return 0
+
+    def _wait_s(self, next_tick: float) -> float:
+        """Until there is something to do without anybody asking."""
+        if self._applier.busy:
+            return 0.0
+        due = min(next_tick, self._answers_due) if self._answers else next_tick
+        if self._server is not None and self._server.logs:
+            due = min(due, self._log_due)
+        return max(0.0, due - time.monotonic())
+
+    def _work(self, _: int) -> None:
+        self._applier.work()
+        self._pump()
+
+    def _push_log(self, _: int) -> None:
+        self._log_due = time.monotonic() + LOG_S
+        if self._server is not None:
+            self._server.push_log()
 
     def _guarded(self, callback: object, mask: int) -> None:
         """A mistake in an answer must not stop frames: it is logged, and the loop goes on."""
@@ -242,8 +268,7 @@ class Forwarder:
 
     def _tick(self, _: int) -> None:
         self._engine.tick()
-        self._applier.find_lost()
-        self._applier.reconcile()
+        self._applier.tick()
         self._pump()
 
     def _pump(self) -> None:

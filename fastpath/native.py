@@ -261,6 +261,9 @@ class Engine:
         stats_fd: int = -1,
         recover: bool = False,
         spin_us: int = 200,
+        sets_max: int = 256,
+        rules_max: int = 1 << 18,
+        policers_max: int = 256,
         connections_max: int = 65536,
         conntrack_fd: int = -1,
     ) -> None:
@@ -271,6 +274,9 @@ class Engine:
         params.stats_fd = stats_fd
         params.recover = recover
         params.spin_us = spin_us
+        params.sets_max = sets_max
+        params.rules_max = rules_max
+        params.policers_max = policers_max
         params.connections_max = connections_max
         params.conntrack_fd = conntrack_fd
         out = ffi.new("struct engine **")

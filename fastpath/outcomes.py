@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from fastpath.native import NativeError
@@ -20,14 +20,16 @@ HINTS = {
     "MONITORED_ABSENT": "the monitor works by itself as soon as that port does",
     "NETMAP_ABSENT": "load the module netmap, or pass the device in",
     "NETNS_NOT_FOUND": "make it with: ip netns add NAME",
+    "REFERENCE_NOT_FOUND": "the rule set in force is the one before; make what is named there",
+    "RULE_LIMIT": "the rule set in force is the one before; take rules out, or make groups smaller",
 }
 LOST = Outcome("IFACE_LOST", "the interface is gone", HINTS["IFACE_LOST"])
 ABSENT = Outcome("KEEPER_ABSENT", "no keeper is there to open it", HINTS["KEEPER_ABSENT"])
 
 
-def refused(code: str, message: str) -> Outcome:
+def refused(code: str, message: str, field: str = "") -> Outcome:
     """A refusal as the API shows it."""
-    return Outcome(code, message, HINTS.get(code, ""))
+    return Outcome(code, message, HINTS.get(code, ""), field)
 
 
 def of_error(error: NativeError) -> Outcome:
@@ -37,8 +39,8 @@ def of_error(error: NativeError) -> Outcome:
 class Outcomes:
     """By key; ``notify(kind, object, message)`` is called when one changes.
 
-    Static entries come in thousands: theirs are in the answer to the change and in the status,
-    not in events.
+    Static entries and rules come in thousands: theirs are in the answer to the change and in the
+    status, not in events.
     """
 
     def __init__(self, notify: Notify) -> None:
@@ -62,11 +64,15 @@ class Outcomes:
         if self._failed.pop(key, None) is not None:
             self._tell("in_force", key, "")
 
-    def forget_others(self, keys: Collection[str]) -> None:
-        """Of all objects but these."""
-        for key in self._failed.keys() - set(keys):
-            del self._failed[key]
+    def forget(self, keys: Iterable[str]) -> None:
+        """Of objects that are gone."""
+        for key in keys:
+            self._failed.pop(key, None)
+
+    def __iter__(self) -> Iterator[str]:
+        """Keys of what failed."""
+        return iter(self._failed)
 
     def _tell(self, kind: str, key: str, message: str) -> None:
-        if not key.startswith("static/"):
+        if not key.startswith(("static/", "rule/")):
             self._notify(kind, key, message)

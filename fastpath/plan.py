@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
-from fastpath.protocol import WireBridge, WireObject, WirePort, WireStatic
+from fastpath.protocol import WireBridge, WirePort, WireStatic
 
+SwitchObject = WireBridge | WirePort | WireStatic
 Device = tuple[str, tuple[tuple[str, str], ...]]
 
 
@@ -36,21 +37,6 @@ class Wanted:
     bridges: Mapping[str, WireBridge] = field(default_factory=dict)
     ports: Mapping[str, WirePort] = field(default_factory=dict)
     statics: Mapping[str, WireStatic] = field(default_factory=dict)
-
-    @staticmethod
-    def of(objects: Mapping[str, WireObject]) -> Wanted:
-        """Sorted out by kind."""
-        bridges: dict[str, WireBridge] = {}
-        ports: dict[str, WirePort] = {}
-        statics: dict[str, WireStatic] = {}
-        for obj in objects.values():
-            if isinstance(obj, WireBridge):
-                bridges[obj.name] = obj
-            elif isinstance(obj, WirePort):
-                ports[obj.name] = obj
-            else:
-                statics[obj.key] = obj
-        return Wanted(bridges, ports, statics)
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,12 @@ def port_states(applier: Applier, links: Mapping[int, str]) -> tuple[PortState, 
     return tuple(_port_state(applier, name, links) for name in _names(applier, "port"))
 
 
+def outcome(applier: Applier, key: str) -> Outcome:
+    """Of any object."""
+    kind, _, name = key.partition("/")
+    return port_outcome(applier, name) if kind == "port" else applier.outcomes.get(key)
+
+
 def port_outcome(applier: Applier, name: str) -> Outcome:
     """A port whose device is still being opened is not in force, though nothing failed."""
     outcome = applier.outcomes.get(f"port/{name}")
@@ -136,7 +142,7 @@ def port_outcome(applier: Applier, name: str) -> Outcome:
 
 def _names(applier: Applier, kind: str) -> list[str]:
     prefix = f"{kind}/"
-    return [key.removeprefix(prefix) for key in applier.objects if key.startswith(prefix)]
+    return [key.removeprefix(prefix) for key in applier.switch if key.startswith(prefix)]
 
 
 def _port_state(applier: Applier, name: str, links: Mapping[int, str]) -> PortState:

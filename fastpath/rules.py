@@ -36,7 +36,7 @@ class RuleError(Exception):
     """Why a rule cannot be compiled: a stable code, the field of the rule, one sentence."""
 
     def __init__(self, code: str, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
+        super().__init__(message)
         self.code = code
         self.field = field
 

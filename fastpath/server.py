@@ -13,9 +13,10 @@ import socket
 from collections import deque
 from dataclasses import dataclass, field
 
-from fastpath import connections, report, traces
+from fastpath import connections, delta, report, rule_report, traces
 from fastpath.apply import Applier
 from fastpath.channel import peer_credentials
+from fastpath.delta import Delta, RefusalError, Snapshot
 from fastpath.native import NativeError
 from fastpath.protocol import (
     MESSAGE_BYTES_MAX,
@@ -33,6 +34,7 @@ from fastpath.protocol import (
     FromForwarder,
     GetConnections,
     GetFdb,
+    GetRuleCounters,
     GetStats,
     GetStatus,
     Hello,
@@ -46,16 +48,14 @@ from fastpath.protocol import (
     ToForwarder,
     Trace,
     Welcome,
-    WireObject,
-    combine,
     encode,
-    object_hash,
-    remove,
 )
 from fastpath.regions import StateTooLarge
+from fastpath.rule_report import RuleLogger
 
 READ_BYTES = 256 * 1024
 OUTBOX_BYTES_MAX = 4 * MESSAGE_BYTES_MAX
+LOG_OUTBOX_BYTES_MAX = MESSAGE_BYTES_MAX  # who has so much left to read is told no more
 FAILURES_MAX = 1024
 
 log = logging.getLogger(__name__)
@@ -85,18 +85,12 @@ class Facts:
 
 
 @dataclass(slots=True)
-class _Snapshot:
-    begin: Begin
-    objects: dict[str, WireObject] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
 class _Change:
     """A configuration that waits to be applied, or whose devices are waited for."""
 
     client: Client
     request: Apply | Commit
-    snapshot: _Snapshot | None = None
+    snapshot: Snapshot | None = None
 
 
 class Client:
@@ -109,7 +103,7 @@ class Client:
         self.outbox = bytearray()
         self.greeted = False
         self.closing = False  # as soon as the outbox is empty
-        self.snapshot: _Snapshot | None = None
+        self.snapshot: Snapshot | None = None
 
     def flush(self) -> None:
         """Send what the socket takes. OSError: the client is gone."""
@@ -139,8 +133,9 @@ class Server:
         self._facts = facts
         self._clients: set[Client] = set()
         self._changes: deque[_Change] = deque()
-        self._current: tuple[_Change, frozenset[str]] | None = None
+        self._current: tuple[_Change, Delta] | None = None
         self._event_seq = 0
+        self._logger = RuleLogger(applier.rules, applier.port_slots)
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ, self._accept)
 
@@ -280,7 +275,7 @@ class Server:
             case Apply():
                 self._enqueue(_Change(client, message))
             case Begin():
-                client.snapshot = _Snapshot(message)
+                client.snapshot = Snapshot(message.revision, message.hash)
             case Chunk():
                 self._chunk(client, message)
             case Commit():
@@ -294,6 +289,9 @@ class Server:
             case FlushFdb(id, bridge, port, vid):
                 entries = report.flush(self._applier, bridge, port, vid)
                 self._send(client, Flushed(id, entries))
+            case GetRuleCounters(id, ruleset, cursor, limit):
+                rows = rule_report.counters(self._applier, id, ruleset, cursor, limit)
+                self._send(client, rows)
             case Trace():
                 self._send(client, traces.trace(self._applier, message))
             case GetConnections(id, query, cursor, limit):
@@ -319,13 +317,14 @@ class Server:
             bridges=report.bridge_states(self._applier),
             statics=self._applier.outcomes.failed("static/", FAILURES_MAX),
             vale=self._facts.vale,
+            rulesets=rule_report.set_states(self._applier),
+            policers=rule_report.policer_states(self._applier),
         )
 
     def _chunk(self, client: Client, chunk: Chunk) -> None:
         if client.snapshot is None:
             raise ProtocolError("a chunk outside of begin and commit")
-        for obj in chunk.objects:
-            client.snapshot.objects[obj.key] = obj
+        client.snapshot.add(chunk.objects)
         limit = self._facts.limits["objects_max"]
         if len(client.snapshot.objects) > limit:
             raise ProtocolError(f"a snapshot holds at most {limit} objects")
@@ -357,35 +356,41 @@ class Server:
 
     def _begin(self, change: _Change) -> None:
         try:
-            objects, revision, hash, touched = self._target(change)
-            self._applier.change(objects, revision, hash)
-        except _Refusal as refusal:
+            wanted = self._delta(change)
+            self._applier.change(wanted)
+        except RefusalError as refusal:
             self._send(change.client, Refused(change.request.id, refusal.code, str(refusal)))
         except StateTooLarge as error:
             self._send(change.client, Refused(change.request.id, "LIMIT", str(error)))
         else:
-            self._current = (change, touched)
+            self._current = (change, wanted)
 
-    def _target(self, change: _Change) -> tuple[dict[str, WireObject], int, bytes, frozenset[str]]:
-        """The whole configuration a change leads to, and what it touches."""
+    def _delta(self, change: _Change) -> Delta:
+        """What a change means for the present configuration."""
+        applier = self._applier
         if change.snapshot is not None:
-            begin, objects = change.snapshot.begin, change.snapshot.objects
-            if combine(object_hash(obj) for obj in objects.values()) != begin.hash:
-                raise _Refusal("HASH_INVALID", "the snapshot's objects do not give its hash")
-            return objects, begin.revision, begin.hash, frozenset(objects)
+            return change.snapshot.delta(applier.objects)
         assert isinstance(change.request, Apply)
-        return _delta(self._applier, change.request, self._facts.limits["objects_max"])
+        return delta.of_apply(
+            applier.objects,
+            applier.revision,
+            applier.hash,
+            change.request,
+            self._facts.limits["objects_max"],
+        )
 
-    def _acknowledge(self, change: _Change, touched: frozenset[str]) -> None:
+    def _acknowledge(self, change: _Change, wanted: Delta) -> None:
+        """What was sent, but for the thousands that are well; and whatever else is not."""
         applier = self._applier
         outcomes: dict[str, Outcome] = {}
-        for key in applier.objects:
-            kind, _, name = key.partition("/")
-            outcome = (
-                report.port_outcome(applier, name) if kind == "port" else applier.outcomes.get(key)
-            )
-            mentioned = key in touched and kind != "static"
-            if mentioned or (not outcome.ok and len(outcomes) < FAILURES_MAX):
+        for key in wanted.mentioned:
+            kind = key.partition("/")[0]
+            if kind not in ("static", "rule"):
+                outcomes[key] = report.outcome(applier, key)
+        for key in (*(port.key for port in applier.wanted.ports.values()), *applier.outcomes):
+            if len(outcomes) >= FAILURES_MAX:
+                break
+            if key not in outcomes and not (outcome := report.outcome(applier, key)).ok:
                 outcomes[key] = outcome
         self._send(
             change.client,
@@ -401,36 +406,16 @@ class Server:
             if client.greeted:
                 self._send(client, Event(self._event_seq, kind, object, message))
 
+    @property
+    def logs(self) -> bool:
+        """:meth:`push_log` may have something to tell."""
+        return self._logger.wanted
 
-class _Refusal(Exception):
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def _delta(
-    applier: Applier, request: Apply, objects_max: int
-) -> tuple[dict[str, WireObject], int, bytes, frozenset[str]]:
-    """The configuration that ``request`` makes of the present one; its hash is checked."""
-    if request.base_hash != applier.hash:
-        raise _Refusal(
-            "HASH_MISMATCH", f"revision {applier.revision} is in force, not the delta's base"
-        )
-    objects = dict(applier.objects)
-    gone: list[bytes] = []
-    for key in request.deletes:
-        old = objects.pop(key, None)
-        if old is None:
-            raise _Refusal("HASH_INVALID", f"{key} cannot be deleted: it is not there")
-        gone.append(object_hash(old))
-    for obj in request.upserts:
-        old = objects.get(obj.key)
-        if old is not None:
-            gone.append(object_hash(old))
-        objects[obj.key] = obj
-    if len(objects) > objects_max:
-        raise _Refusal("LIMIT", f"{objects_max} objects are the limit")
-    new = combine((object_hash(obj) for obj in request.upserts), remove(request.base_hash, gone))
-    if new != request.hash:
-        raise _Refusal("HASH_INVALID", "the delta does not lead to the hash it names")
-    return objects, request.revision, request.hash, frozenset(o.key for o in request.upserts)
+    def push_log(self) -> None:
+        """Tell every client which frames met rules that log."""
+        told = self._logger.take()
+        if told is None:
+            return
+        for client in list(self._clients):
+            if client.greeted and len(client.outbox) < LOG_OUTBOX_BYTES_MAX:
+                self._send(client, told)

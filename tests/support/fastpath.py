@@ -81,6 +81,12 @@ def rule(ruleset: str, id: str, **changes: Any) -> wire.WireRule:
     return wire.WireRule(ruleset=ruleset, id=id, **(values | changes))
 
 
+def ruleset(name: str, *bridges: str, default_drop: bool = False) -> wire.WireRuleSet:
+    """A set, asked at the ingress of these bridges' ports."""
+    attach = tuple(wire.WireAttach(bridge, "", False, 0) for bridge in bridges)
+    return wire.WireRuleSet(name, default_drop, attach)
+
+
 class RefusedError(RuntimeError):
     """The forwarder refused; ``refused`` is what it said."""
 

@@ -6,130 +6,19 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import queue
 import random
-import selectors
 import socket
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fastpath import channel, native
 from fastpath import protocol as wire
-from fastpath.apply import Applier
-from fastpath.keeper import DEFAULT_LIMITS
-from fastpath.native import Engine, NativeError
-from fastpath.regions import StateStore, make_region
-from fastpath.server import OUTBOX_BYTES_MAX, Facts, Identity, Server
+from fastpath.regions import make_region
+from fastpath.server import OUTBOX_BYTES_MAX
 from tests.support.fastpath import Client, RefusedError, bridge, port
+from tests.support.forwarder import LIMITS, Forwarder
 from tests.support.topology import wait_until
-
-LIMITS = DEFAULT_LIMITS | {"ports_max": 8, "bridges_max": 4, "workers_max": 16, "clients_max": 4}
-
-
-class Forwarder:
-    """Engine, applier and server on a thread; ``asked`` are the requests to the keeper."""
-
-    def __init__(self, path: Path, state_fd: int) -> None:
-        self.path = path
-        self.answer = True
-        self.keeper = True
-        self.asked: queue.Queue[channel.Acquire] = queue.Queue()
-        self.said: list[channel.Message] = []
-        self._todo: queue.Queue[object] = queue.Queue()
-        self._selector = selectors.DefaultSelector()
-        self._wake_read, self._wake = socket.socketpair()
-        self._selector.register(self._wake_read, selectors.EVENT_READ, self._work)
-        self.engine = Engine(
-            ports_max=LIMITS["ports_max"],
-            bridges_max=LIMITS["bridges_max"],
-            workers_max=LIMITS["workers_max"],
-        )
-        store = StateStore(state_fd)
-        self.facts = Facts({"memory": ""}, LIMITS)
-        self.applier = Applier(
-            self.engine, store, store.load(), LIMITS, self._to_keeper, self._notify
-        )
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(os.fspath(path))
-        listener.listen()
-        self._listener = listener
-        identity = Identity("test", "epoch", os.getpid(), 0, frozenset({os.getuid()}), -1)
-        self.server = Server(self._selector, listener, self.applier, identity, self.facts)
-        self.applier.adopt({}, {})
-        self._stop = False
-        self._thread = threading.Thread(target=self._loop)
-        self._thread.start()
-
-    def _notify(self, kind: str, object: str, message: str) -> None:
-        if hasattr(self, "server"):
-            self.server.event(kind, object, message)
-
-    def _to_keeper(self, message: channel.Message, fds: Sequence[int]) -> bool:
-        if not self.keeper:
-            return False
-        self.said.append(message)
-        if isinstance(message, channel.Acquire):
-            if self.answer:
-                self._todo.put(message)
-                self._wake.send(b"x")
-            else:
-                self.asked.put(message)
-        return True
-
-    def grant(self, request: channel.Acquire) -> None:
-        """The keeper's late answer."""
-        self._todo.put(request)
-        self._wake.send(b"x")
-
-    def call(self, function: object) -> None:
-        """Run on the server's thread."""
-        self._todo.put(function)
-        self._wake.send(b"x")
-
-    def _work(self, mask: int) -> None:
-        self._wake_read.recv(1)
-        item = self._todo.get()
-        if isinstance(item, channel.Acquire):
-            self._acquired(item)
-        else:
-            item()  # type: ignore[operator]
-        self.server.pump()
-
-    def _acquired(self, request: channel.Acquire) -> None:
-        try:
-            fds, state = native.port_acquire(request.type, request.name, request.options)
-        except NativeError as error:
-            answer = channel.Acquired(request.id, request.name, error.name, error.message, None)
-            self.applier.acquired(answer, [])
-            self.applier.reconcile(retry=False)
-            return
-        bundle = channel.Bundle(
-            request.name, request.type, request.options, request.type, request.options, state
-        )
-        self.applier.acquired(channel.Acquired(request.id, request.name, "", "", bundle), fds)
-        self.applier.reconcile(retry=False)
-
-    def _loop(self) -> None:
-        while not self._stop:
-            for key, mask in self._selector.select(1):
-                key.data(mask)
-
-    def close(self) -> None:
-        self.call(lambda: setattr(self, "_stop", True))
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-        self.server.close()
-        self._listener.close()
-        self._wake.close()
-        self._wake_read.close()
-        self._selector.close()
-        self.engine.destroy()
-        for held in self.applier.held.values():
-            channel.close_all(held.fds)
-        channel.close_all(list(self.applier.tables.fds.values()))
 
 
 @pytest.fixture
