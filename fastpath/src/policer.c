@@ -29,7 +29,7 @@ static uint64_t frame_time(const struct policer *policer, uint32_t bytes, uint32
 {
 	uint64_t amount = policer->config.frames ? frames : bytes;
 
-	return amount * policer->unit / policer->config.rate;
+	return (amount * policer->unit + policer->config.rate / 2) / policer->config.rate;
 }
 
 /* Is there room at `now` in a bucket that is empty at `empty`? An empty one takes any frame. */
