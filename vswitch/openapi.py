@@ -150,6 +150,8 @@ _ASK_FORWARDER = {
     "list_drop_stats",
     "get_ledger",
     "create_trace",
+    "list_connections",
+    "flush_connections",
 }
 
 

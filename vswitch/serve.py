@@ -22,11 +22,14 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from vswitch import paths
+from vswitch.settings import Limits
 
 FORWARDER_ID = 64501
 CONTROL_ID = 64502
@@ -61,6 +64,7 @@ class Options:
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     extmem_dir: Path | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def api_socket(self) -> Path:
@@ -106,7 +110,18 @@ def options(
         allow=allow,
         deny=deny,
         extmem_dir=extmem_dir.absolute() if extmem_dir else None,
+        limits=_limits(),
     )
+
+
+def _limits() -> dict[str, int]:
+    """What the environment says of the fast path's limits (VSWITCH_LIMIT_...)."""
+    try:
+        return Limits().fastpath
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"])
+        raise ServeError(f"VSWITCH_LIMIT_{name.upper()}: {first['msg']}") from error
 
 
 def say(text: str) -> None:
@@ -227,6 +242,8 @@ def children(opts: Options) -> tuple[Child, Child]:
         keeper += ["--deny", pattern]
     if opts.extmem_dir:
         keeper += ["--extmem-dir", str(opts.extmem_dir)]
+    for name, value in opts.limits.items():
+        keeper += ["--limit", f"{name}={value}"]
     if opts.control:
         keeper += ["--control-gid", str(opts.control.gid)]
         control += ["--uid", str(opts.control.uid), "--gid", str(opts.control.gid)]

@@ -10,11 +10,13 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CONTROL_ID = 64502
 """uid and gid of the control plane when it is started by root."""
+
+Seconds = Annotated[int, Field(ge=1, le=1 << 30)]
 
 
 class Limits(BaseSettings):
@@ -35,6 +37,36 @@ class Limits(BaseSettings):
     policers: Annotated[int, Field(ge=1, le=256)] = 256
     attach: Annotated[int, Field(ge=1, le=16)] = 16
     """Sets that are asked at one stage: a port's own and its bridge's, each direction."""
+    connections: Annotated[int, Field(ge=1, le=1 << 22)] = 65536
+    """Connections that are tracked, of all bridges; 128 bytes and some for each."""
+    connections_per_port: NonNegativeInt = 0
+    """Of these, how many may begin on one port; 0: a quarter."""
+    tcp_opening_s: Seconds = 60
+    """Silence after which a TCP connection is forgotten: until its handshake is complete,"""
+    tcp_established_s: Seconds = 7440
+    """when it is (RFC 5382 asks for 2 hours and 4 minutes at least),"""
+    tcp_closing_s: Seconds = 120
+    """and behind a FIN or RST."""
+    udp_new_s: Seconds = 30
+    udp_established_s: Seconds = 180
+    icmp_s: Seconds = 30
+    tcp_loose: bool = False
+    """A TCP segment from the middle of a connection begins one, too."""
+
+    @property
+    def fastpath(self) -> dict[str, int]:
+        """Those that only the fast path needs, by the names its keeper knows them by."""
+        return {
+            "connections_max": self.connections,
+            "connections_port_max": self.connections_per_port,
+            "tcp_opening_s": self.tcp_opening_s,
+            "tcp_established_s": self.tcp_established_s,
+            "tcp_closing_s": self.tcp_closing_s,
+            "udp_new_s": self.udp_new_s,
+            "udp_established_s": self.udp_established_s,
+            "icmp_s": self.icmp_s,
+            "tcp_loose": int(self.tcp_loose),
+        }
 
 
 class Settings(BaseSettings):

@@ -140,6 +140,21 @@ def _address(text: str) -> str:
     return str(address)
 
 
+def _any_address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no IP address") from error
+
+
+AnyAddress = Annotated[
+    str,
+    StringConstraints(max_length=45),
+    AfterValidator(_any_address),
+    Field(description="An IPv4 or IPv6 address.", examples=["192.0.2.1", "2001:db8::1"]),
+]
+
+
 def parse_endpoint(text: str) -> tuple[str, int]:
     """ "[2001:db8::1]:6081" -> ("2001:db8::1", 6081)."""
     address, _, port = text.rpartition(":")

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from fastpath.protocol import (
     BridgeState,
+    ConnectionQuery,
+    Connections,
     Fdb,
     PolicerState,
     PortState,
@@ -97,6 +99,10 @@ class Forwarder(Protocol):
     def fdb(self, bridge: str, cursor: int, limit: int) -> Fdb: ...
 
     def flush_fdb(self, bridge: str, port: str | None, vid: int | None) -> int: ...
+
+    def connections(self, query: ConnectionQuery, cursor: int, limit: int) -> Connections: ...
+
+    def flush_connections(self, query: ConnectionQuery) -> int: ...
 
     def trace(self, in_port: str, frame: bytes, state: str) -> Traced: ...
 

@@ -23,12 +23,17 @@ from fastpath.protocol import (
     BridgeState,
     Chunk,
     Commit,
+    Connection,
+    ConnectionQuery,
+    Connections,
     Decoder,
     Event,
     Fdb,
     FdbRow,
+    FlushConnections,
     Flushed,
     FlushFdb,
+    GetConnections,
     GetFdb,
     GetRuleCounters,
     GetStats,
@@ -63,6 +68,18 @@ from fastpath.protocol import (
 )
 from vswitch.kinds.backends import TYPES
 
+CONNECTIONS_MAX = 65536
+
+
+def _fits(row: Connection, query: ConnectionQuery) -> bool:
+    return (
+        query.bridge in ("", row.bridge)
+        and query.port in ("", row.port)
+        and query.address in ("", row.src, row.dst)
+        and query.proto in (0, row.proto)
+        and query.state in ("", row.state)
+    )
+
 
 class FakeForwarder:
     """Listens from construction on; `close` or `with` ends it."""
@@ -75,6 +92,7 @@ class FakeForwarder:
         self.states: dict[str, dict[str, Any]] = {}  # of a port: what differs from the usual
         """By key of the wire: what the forwarder says instead of accepting the object."""
         self.rows: list[FdbRow] = []
+        self.connections: list[Connection] = []
         self.applies: list[Apply] = []
         self.traced: list[Trace] = []
         self.snapshots: list[dict[str, WireObject]] = []
@@ -220,6 +238,16 @@ class FakeForwarder:
             case FlushFdb(number):
                 count, self.rows = len(self.rows), []
                 return Flushed(number, count)
+            case GetConnections(number, query, cursor, limit):
+                found = [row for row in self.connections if _fits(row, query)]
+                part, after = tuple(found[cursor : cursor + limit]), cursor + limit
+                end = after >= len(found) or not limit
+                total = len(self.connections)
+                return Connections(number, part, 0 if end else after, total, CONNECTIONS_MAX)
+            case FlushConnections(number, query):
+                left = [row for row in self.connections if not _fits(row, query)]
+                gone, self.connections = len(self.connections) - len(left), left
+                return Flushed(number, gone)
             case Trace(number, in_port):
                 if f"port/{in_port}" not in self.objects:
                     return Refused(number, "NOT_FOUND", f"{in_port} is not in force")

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fastpath.protocol import Stats
+from fastpath.protocol import ConnectionQuery, Stats
 from vswitch import __version__
 from vswitch.api.answers import Served
 from vswitch.problems import Problem
@@ -65,9 +65,18 @@ class _Appliance(Collector):
             stats = None
         yield from self._state(stats is not None)
         if stats is not None:
+            yield from self._connections()
             yield from _ports(stats)
             yield from _queues(stats)
             yield from _ledger(stats)
+
+    def _connections(self) -> Iterator[Metric]:
+        try:
+            found = self._services.runtime.connections(ConnectionQuery(), 0, 0)
+        except Problem:
+            return
+        yield _gauge("vswitch_connections", "Connections tracked.", found.count)
+        yield _gauge("vswitch_connections_max", "Connections there is room for.", found.max)
 
     def _state(self, answered: bool) -> Iterator[Metric]:
         view, configuration = self._services.runtime.view, self._services.changes.current

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from vswitch.cli import bridges, fdb, ports, serve, stats, system, top, traces
+from vswitch.cli import bridges, connections, fdb, ports, serve, stats, system, top, traces
 from vswitch.cli.client import CliError, close_all
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(bridges.app, name="bridge", help="Bridges: list, show, create, set, delete.")
 app.add_typer(ports.app, name="port", help="Ports: list, show, create, set, delete.")
+app.add_typer(connections.app, name="connections", help="Connections tracked: list, flush.")
 app.add_typer(fdb.app, name="fdb", help="Learned and static addresses of a bridge.")
 app.add_typer(stats.app, name="stats", help="Counters; every frame is in them.")
 app.add_typer(system.app, name="system", help="Is it ready, what can it do, what is missing.")

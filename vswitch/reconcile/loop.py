@@ -19,6 +19,8 @@ from typing import TypeVar
 from fastpath import protocol
 from fastpath.protocol import (
     Ack,
+    ConnectionQuery,
+    Connections,
     Event,
     Fdb,
     Flushed,
@@ -169,6 +171,14 @@ class Loop:
         return self._ask(
             lambda number: protocol.FlushFdb(number, bridge, port, vid), Flushed
         ).entries
+
+    def connections(self, query: ConnectionQuery, cursor: int, limit: int) -> Connections:
+        return self._ask(
+            lambda number: protocol.GetConnections(number, query, cursor, limit), Connections
+        )
+
+    def flush_connections(self, query: ConnectionQuery) -> int:
+        return self._ask(lambda number: protocol.FlushConnections(number, query), Flushed).entries
 
     def trace(self, in_port: str, frame: bytes, state: str) -> Traced:
         return self._ask(lambda number: protocol.Trace(number, in_port, frame, state), Traced)

@@ -10,7 +10,16 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
-from fastpath.protocol import Fdb, Outcome, PortState, RuleCounters, Stats, Traced
+from fastpath.protocol import (
+    ConnectionQuery,
+    Connections,
+    Fdb,
+    Outcome,
+    PortState,
+    RuleCounters,
+    Stats,
+    Traced,
+)
 from vswitch import vale
 from vswitch.kinds import KINDS, Configuration, Key, Stored, identity, switches
 from vswitch.kinds.backends import Pipe, Vale, Veth
@@ -202,6 +211,28 @@ class Runtime:
                 raise not_found("Port", port)
             port = switches.station(port, stored.spec, bridge)
         return self._asked(lambda: self._forwarder.flush_fdb(bridge, port, vid))
+
+    def connections(self, query: ConnectionQuery, cursor: int, limit: int) -> Connections:
+        """Connections in force; a Problem names the parameter that names nothing."""
+        self._check_query(query, "?")
+        return self._asked(lambda: self._forwarder.connections(query, cursor, limit))
+
+    def flush_connections(self, query: ConnectionQuery) -> int:
+        self._check_query(query, "/")
+        return self._asked(lambda: self._forwarder.flush_connections(query))
+
+    def _check_query(self, query: ConnectionQuery, place: str) -> None:
+        current = self._current()
+        faults = [
+            Detail(f"{place}{kind}", "REFERENCE_NOT_FOUND", f"There is no {kind} named {name}.")
+            for kind, name, known in (
+                ("bridge", query.bridge, current.bridges),
+                ("port", query.port, current.ports),
+            )
+            if name and name not in known
+        ]
+        if faults:
+            raise of_details(faults)
 
     def trace(self, in_port: str, frame: bytes, state: str) -> Traced:
         """422 when there is no such port."""
