@@ -63,8 +63,11 @@ static void ethernet(struct sample *s, unsigned tags, unsigned type)
 	}
 	put16(s, type);
 	s->expected.eth_type = (uint16_t)type;
-	if (tags)
+	if (tags) {
+		s->expected.layers |= FLOW_TAGGED;
 		s->expected.vlan_pcp = tags == 2 ? 3 : 5;
+		s->expected.vid = tags == 2 ? 100 : 29;
+	}
 }
 
 static void ipv4(struct sample *s, unsigned options, unsigned proto, unsigned payload,
@@ -90,7 +93,7 @@ static void ipv4(struct sample *s, unsigned options, unsigned proto, unsigned pa
 	s->expected.ip_proto = (uint8_t)proto;
 	memcpy(s->expected.ip_src + 12, src, 4);
 	memcpy(s->expected.ip_dst + 12, dst, 4);
-	s->expected.layers |= FLOW_L3;
+	s->expected.layers |= FLOW_L3 | FLOW_IP;
 }
 
 static void ipv6(struct sample *s, unsigned next, unsigned payload)
@@ -113,7 +116,7 @@ static void ipv6(struct sample *s, unsigned next, unsigned payload)
 	s->expected.ip_tos = 0xb8;
 	s->expected.ip_ttl = 64;
 	s->expected.ip_proto = (uint8_t)next;
-	s->expected.layers |= FLOW_L3;
+	s->expected.layers |= FLOW_L3 | FLOW_IP;
 }
 
 static void ports(struct sample *s, uint16_t src, uint16_t dst)
@@ -122,7 +125,7 @@ static void ports(struct sample *s, uint16_t src, uint16_t dst)
 	put16(s, dst);
 	s->expected.l4_src = src;
 	s->expected.l4_dst = dst;
-	s->expected.layers |= FLOW_L4;
+	s->expected.layers |= FLOW_L4 | FLOW_PORTS;
 }
 
 static void udp(struct sample *s)
