@@ -341,7 +341,13 @@ class Plane:
             require_match=settings.require_if_match,
             revisions_max=settings.revisions_max,
         )
-        self.loop = Loop(settings.forwarder_socket, __version__, changes.current, self._on_view)
+        self.loop = Loop(
+            settings.forwarder_socket,
+            __version__,
+            changes.current,
+            self._on_view,
+            lambda message: self._runtime.rule_log.add(message),
+        )
         self._runtime = Runtime(self.loop, lambda: changes.current)
         changes.observe(self.loop.nudge)
         changes.ask_kernel_vale(lambda: self.loop.view.kernel_vale)

@@ -16,6 +16,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from vswitch.kinds import KINDS
 from vswitch.problems import STATUS, TITLES
 
 _OPEN = {"get_health", "get_ready"}
@@ -29,8 +30,8 @@ _LOCATION = {
     "schema": {"type": "string"},
 }
 _DESCRIPTION = (
-    "A virtual switch: bridges, ports, static FDB entries; what is wanted (`spec`) and what is "
-    "(`status`). Every error is an RFC 9457 problem. Writes are idempotent; `ETag` is the "
+    "A virtual switch: bridges, ports, static FDB entries, rules; what is wanted (`spec`) and what "
+    "is (`status`). Every error is an RFC 9457 problem. Writes are idempotent; `ETag` is the "
     "generation."
 )
 
@@ -43,6 +44,7 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 def _build(app: FastAPI) -> dict[str, Any]:
     from vswitch.api.answers import ProblemDocument
+    from vswitch.api.large import documented_schemas
 
     schema = get_openapi(
         title=app.title,
@@ -55,6 +57,7 @@ def _build(app: FastAPI) -> dict[str, Any]:
     schemas = components["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+    schemas |= documented_schemas()
     problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= problem.pop("$defs")
     schemas["ProblemDocument"] = problem
@@ -75,6 +78,9 @@ def _finish(method: str, operation: dict[str, Any]) -> None:
         shapes = parameter["schema"].pop("anyOf", None)
         if shapes:
             parameter["schema"] |= next(shape for shape in shapes if shape.get("type") != "null")
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        if "$ref" in content["schema"]:
+            content["schema"] = {"$ref": content["schema"]["$ref"]}
     open_to_all = operation["operationId"] in _OPEN
     if open_to_all:
         operation["security"] = []
@@ -86,7 +92,7 @@ def _finish(method: str, operation: dict[str, Any]) -> None:
     if "401" in responses:
         responses["401"]["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
     if any(item["name"] == "if-match" for item in operation.get("parameters", ())) or (
-        operation["operationId"] in ("get_bridge", "get_port", "get_fdb_entry")
+        operation["operationId"] in {f"get_{word}" for word in (*KINDS, "fdb_entry")}
     ):
         for text in ("200", "201", "202"):
             if text in responses and "content" in responses[text]:
@@ -135,6 +141,8 @@ def _statuses(method: str, operation: dict[str, Any], open_to_all: bool) -> set[
         statuses |= {404}
     if method in ("put", "patch", "delete"):
         statuses |= {409, 412, 428, 503}
+    if operation["operationId"] == "import_ruleset":
+        statuses |= {409, 503}
     if "requestBody" in operation:
         statuses |= {400, 408, 413, 415}
     if asks_forwarder:
@@ -149,6 +157,7 @@ _ASK_FORWARDER = {
     "list_queue_stats",
     "list_drop_stats",
     "get_ledger",
+    "list_rule_counters",
     "create_trace",
     "list_connections",
     "flush_connections",

@@ -90,10 +90,14 @@ class Settings(BaseSettings):
     request_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """Longest time a client may take to send a request body."""
     body_bytes_max: PositiveInt = 64 * 1024
+    large_body_bytes_max: PositiveInt = 64 * 1024 * 1024
+    """Of rule sets and groups."""
     require_if_match: bool = False
     """Refuse to change an existing object without If-Match (428)."""
     revisions_max: PositiveInt = 10_000
     """Older revisions and audit rows are dropped."""
+    metrics_rules_max: Annotated[int, Field(ge=0, le=131_072)] = 1000
+    """Rules that have counters of their own in /metrics; the sums of all sets are always there."""
     log_level: str = "info"
     limits: Limits = Field(default_factory=Limits)
 

@@ -1,8 +1,4 @@
-"""The same five operations for every kind: list, get, put, patch, delete.
-
-The handlers' body types are those of the kind, so they are set on the function; FastAPI reads
-them from there.
-"""
+"""The same five operations for every kind: list, get, put, patch, delete."""
 
 from typing import Annotated, Any
 
@@ -23,6 +19,7 @@ from vswitch.api.answers import (
     etag,
     has_labels,
 )
+from vswitch.api.large import AnyBody, LargeRoute, documented_as, validated
 from vswitch.kinds import FDB, Key, Kind
 from vswitch.services import Services
 from vswitch.services.changes import Written
@@ -100,7 +97,7 @@ def body_patch(body: Any) -> dict[str, Any]:
 
 def crud(kind: Kind) -> APIRouter:
     """Routes of a kind whose objects are named in the URL: /bridges/{name}."""
-    router = APIRouter(prefix=f"/{kind.word}s", tags=[f"{kind.word}s"])
+    router = APIRouter(prefix=f"/{kind.word}s", tags=[f"{kind.word}s"], route_class=LargeRoute)
     word = kind.word
 
     def list_(
@@ -117,10 +114,11 @@ def crud(kind: Kind) -> APIRouter:
         response: Response,
         name: NamePath,
         conditions: Conditions,
-        body: Any,
+        body: AnyBody,
         wait: Wait = "applied",
     ) -> Any:
-        written = served.changes.put(Key(word, name), body, conditions, by)
+        write = validated(kind.write, body)
+        written = served.changes.put(Key(word, name), write, conditions, by)
         return answer_written(served, written, wait, response)
 
     def patch(
@@ -129,10 +127,11 @@ def crud(kind: Kind) -> APIRouter:
         response: Response,
         name: NamePath,
         match: Match,
-        body: Any,
+        body: AnyBody,
         wait: Wait = "applied",
     ) -> Any:
-        written = served.changes.patch(Key(word, name), body_patch(body), match, by)
+        patch = body_patch(validated(kind.patch, body))
+        written = served.changes.patch(Key(word, name), patch, match, by)
         return answer_written(served, written, wait, response)
 
     def delete(
@@ -146,8 +145,6 @@ def crud(kind: Kind) -> APIRouter:
         written = served.changes.delete(Key(word, name), match, by, cascade=cascade)
         return answer_deleted(served, written, wait)
 
-    put.__annotations__["body"] = kind.write
-    patch.__annotations__["body"] = kind.patch
     add_list(router, "", kind.page, list_, f"list_{word}s", f"All {word}s, by name.")
     add_object_routes(router, "/{name}", kind, (get, put, patch, delete))
     return router
@@ -192,6 +189,7 @@ def add_object_routes(
         put,
         methods=["PUT"],
         name=f"put_{word}",
+        openapi_extra=documented_as(kind.write),
         response_model=kind.read,
         response_model_exclude_unset=True,
         responses=pending | created,
@@ -202,6 +200,7 @@ def add_object_routes(
         patch,
         methods=["PATCH"],
         name=f"patch_{word}",
+        openapi_extra=documented_as(kind.patch),
         response_model=kind.read,
         response_model_exclude_unset=True,
         responses=pending,

@@ -27,6 +27,7 @@ from vswitch.api.crud import (
     answer_written,
     body_patch,
 )
+from vswitch.api.large import AnyBody, LargeRoute, validated
 from vswitch.kinds import FDB, Key
 from vswitch.kinds.fdb import FdbRow
 from vswitch.kinds.resource import Input, Output
@@ -94,10 +95,11 @@ def put(
     bridge: BridgePath,
     mac: MacPath,
     conditions: Conditions,
-    body: Any,
+    body: AnyBody,
     wait: Wait = "applied",
 ) -> Any:
-    written = served.changes.put(_key(bridge, mac), body, conditions, by)
+    write = validated(FDB.write, body)
+    written = served.changes.put(_key(bridge, mac), write, conditions, by)
     return answer_written(served, written, wait, response)
 
 
@@ -108,10 +110,11 @@ def patch(
     bridge: BridgePath,
     mac: MacPath,
     match: Match,
-    body: Any,
+    body: AnyBody,
     wait: Wait = "applied",
 ) -> Any:
-    written = served.changes.patch(_key(bridge, mac), body_patch(body), match, by)
+    patch = body_patch(validated(FDB.patch, body))
+    written = served.changes.patch(_key(bridge, mac), patch, match, by)
     return answer_written(served, written, wait, response)
 
 
@@ -127,10 +130,6 @@ def delete(
     return answer_deleted(served, written, wait)
 
 
-put.__annotations__["body"] = FDB.write
-patch.__annotations__["body"] = FDB.patch
-
-
 class _MacConvertor(Convertor[str]):
     """What cannot be an address is no entry's path: `flush` stays free for its own methods."""
 
@@ -144,7 +143,7 @@ class _MacConvertor(Convertor[str]):
 
 
 register_url_convertor("mac", _MacConvertor())
-router = APIRouter(prefix="/bridges/{bridge}/fdb", tags=["fdb"])
+router = APIRouter(prefix="/bridges/{bridge}/fdb", tags=["fdb"], route_class=LargeRoute)
 add_list(router, "", FdbRowList, list_fdb, "list_fdb", "The table in force: learned and static.")
 router.add_api_route(
     "/flush",

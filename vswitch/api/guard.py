@@ -7,6 +7,7 @@ wrong behind it still becomes a problem document with the request's id.
 import asyncio
 import ipaddress
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +32,8 @@ JSON_TYPES = ("application/json", "application/merge-patch+json")
 # curl -d says this when nobody tells it otherwise. No browser can abuse it: every request needs
 # a token that no page has, and Origin is checked.
 CURL_DEFAULT = "application/x-www-form-urlencoded"
-DRAIN_FACTOR = 16
+DRAIN_BYTES = 1024 * 1024
+LARGE = re.compile(r"/api/v1/(rulesets/[^/]+(/import)?|groups/[^/]+)")
 
 
 class Guard:
@@ -87,21 +89,21 @@ class Guard:
         check_origin(headers, scope.get("scheme", "http"), services.settings.allowed_origins)
         if scope["path"] not in OPEN:
             scope["state"]["principal"] = authenticate(services, headers, peer, scope["method"])
-        body = await self._body(headers, receive, services)
+        limit = body_limit(services, scope["path"])
+        body = await self._body(headers, receive, services, limit)
         if body is not None:
             scope = {**scope, "headers": _as_json(scope["headers"], headers)}
             receive = _replay(body, receive)
         await self._app(scope, receive, send)
 
     async def _body(
-        self, headers: "_Headers", receive: Receive, services: Services
+        self, headers: "_Headers", receive: Receive, services: Services, limit: int
     ) -> bytes | None:
         """All of the body, within bounds of size and time; None: there is none."""
         length, chunked = headers.get("content-length"), headers.get("transfer-encoding")
         if length is None and chunked is None:
             return None
-        limit = services.settings.body_bytes_max
-        if length is not None and length.isdecimal() and int(length[:18]) > DRAIN_FACTOR * limit:
+        if length is not None and length.isdecimal() and int(length[:18]) > limit + DRAIN_BYTES:
             raise _too_large(limit)
         try:
             async with asyncio.timeout(services.settings.request_timeout_s):
@@ -124,6 +126,12 @@ class Guard:
         return body
 
 
+def body_limit(services: Services, path: str) -> int:
+    """Rule sets and groups are long lists; everything else is small."""
+    settings = services.settings
+    return settings.large_body_bytes_max if LARGE.fullmatch(path) else settings.body_bytes_max
+
+
 async def _read(receive: Receive, limit: int) -> bytes:
     """The body. One that is somewhat too large is read to its end, and dropped, before it is
     refused: a client that is still sending would not see the answer of a closed connection.
@@ -139,7 +147,7 @@ async def _read(receive: Receive, limit: int) -> bytes:
         if total <= limit:
             body += part
         more = message.get("more_body", False)
-        if total > DRAIN_FACTOR * limit or (total > limit and not more):
+        if total > limit + DRAIN_BYTES or (total > limit and not more):
             raise _too_large(limit)
         if not more:
             return bytes(body)

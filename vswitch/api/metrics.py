@@ -7,13 +7,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fastpath.protocol import ConnectionQuery, Stats
+from fastpath.protocol import ConnectionQuery, RuleHits, Stats
 from vswitch import __version__
 from vswitch.api.answers import Served
 from vswitch.problems import Problem
 from vswitch.services import Services
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+RULES_A_PAGE = 1000
 router = APIRouter(tags=["system"])
 
 _PORT_COUNTERS = {
@@ -69,6 +70,44 @@ class _Appliance(Collector):
             yield from _ports(stats)
             yield from _queues(stats)
             yield from _ledger(stats)
+            yield from self._rules()
+
+    def _rules(self) -> Iterator[Metric]:
+        """Sums of every set; of its own rules as many as are allowed, in the order of the sets."""
+        room = self._services.settings.metrics_rules_max
+        sums = [_counters("ruleset", what, ["ruleset"]) for what in ("frames", "bytes")]
+        own = [_counters("rule", what, ["ruleset", "rule"]) for what in ("frames", "bytes")]
+        for name in sorted(self._services.changes.current.rulesets):
+            frames = bytes_ = 0
+            for row in self._rule_counters(name):
+                frames += row.frames
+                bytes_ += row.bytes
+                if room > 0:
+                    room -= 1
+                    own[0].add_metric([name, row.id], row.frames)
+                    own[1].add_metric([name, row.id], row.bytes)
+            sums[0].add_metric([name], frames)
+            sums[1].add_metric([name], bytes_)
+        yield from (*sums, *own)
+        policed = CounterMetricFamily(
+            "vswitch_policer_frames", "Frames within and beyond a rate.", labels=["policer", "was"]
+        )
+        for name, state in sorted(self._services.runtime.view.policers.items()):
+            policed.add_metric([name, "passed"], state.passed)
+            policed.add_metric([name, "dropped"], state.dropped)
+        yield policed
+
+    def _rule_counters(self, ruleset: str) -> Iterator[RuleHits]:
+        cursor = 0
+        while True:
+            try:
+                page = self._services.runtime.rule_counters(ruleset, cursor, RULES_A_PAGE)
+            except Problem:  # it is not in force yet, or has just gone
+                return
+            yield from page.rows
+            cursor = page.cursor
+            if not cursor:
+                return
 
     def _connections(self) -> Iterator[Metric]:
         try:
@@ -93,6 +132,9 @@ class _Appliance(Collector):
         yield _gauge("vswitch_revision_applied", "Revision that is in force.", applied)
         yield _gauge("vswitch_bridges", "Bridges configured.", len(configuration.bridges))
         yield _gauge("vswitch_ports", "Ports configured.", len(configuration.ports))
+        yield _gauge("vswitch_rulesets", "Rule sets configured.", len(configuration.rulesets))
+        count = sum(len(table) for table in configuration.rules.values())
+        yield _gauge("vswitch_rules", "Rules configured.", count)
         restarts = view.status.restarts if view.status else 0
         yield CounterMetricFamily(
             "vswitch_forwarder_restarts", "Restarts of the forwarder.", value=restarts
@@ -105,6 +147,13 @@ class _Appliance(Collector):
         for name, bridge in sorted(view.bridges.items()):
             known.add_metric([name], bridge.fdb_entries)
         yield known
+
+
+def _counters(of: str, what: str, labels: list[str]) -> CounterMetricFamily:
+    whose = "all rules of a set" if of == "ruleset" else "a rule"
+    return CounterMetricFamily(
+        f"vswitch_{of}_{what}", f"{what.capitalize()} that {whose} matched.", labels=labels
+    )
 
 
 def _gauge(name: str, text: str, value: int) -> Metric:

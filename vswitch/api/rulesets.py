@@ -29,6 +29,7 @@ from vswitch.api.crud import (
     body_patch,
     page_of,
 )
+from vswitch.api.large import AnyBody, LargeRoute, answer, validated
 from vswitch.kinds import RULE, RULESET, Key
 from vswitch.kinds.rule import RULE_ID_PATTERN
 from vswitch.problems import not_found
@@ -47,15 +48,15 @@ def list_rulesets(
     return page_of(served, RULESET, label, limit, cursor)
 
 
-def with_rules(served: Any, document: dict[str, Any]) -> dict[str, Any]:
+def _with_rules(served: Any, document: dict[str, Any], response: Response) -> Response:
     """A set's document with its rules, in the order in which they are asked."""
     rules = served.changes.current.rules_of(document["name"]).ordered()
     entries = [{"id": rule.key.name, **rule.spec.document()} for rule in rules]
-    return {**document, "spec": {**document["spec"], "rules": entries}}
+    return answer({**document, "spec": {**document["spec"], "rules": entries}}, response)
 
 
 def get_ruleset(served: Served, response: Response, name: NamePath) -> Any:
-    return with_rules(served, answer_stored(served, Key("ruleset", name), response))
+    return _with_rules(served, answer_stored(served, Key("ruleset", name), response), response)
 
 
 def put_ruleset(
@@ -64,11 +65,12 @@ def put_ruleset(
     response: Response,
     name: NamePath,
     conditions: Conditions,
-    body: Any,
+    body: AnyBody,
     wait: Wait = "applied",
 ) -> Any:
-    written = served.changes.put(Key("ruleset", name), body, conditions, by)
-    return with_rules(served, answer_written(served, written, wait, response))
+    write = validated(RULESET.write, body)
+    written = served.changes.put(Key("ruleset", name), write, conditions, by)
+    return _with_rules(served, answer_written(served, written, wait, response), response)
 
 
 def patch_ruleset(
@@ -77,11 +79,12 @@ def patch_ruleset(
     response: Response,
     name: NamePath,
     match: Match,
-    body: Any,
+    body: AnyBody,
     wait: Wait = "applied",
 ) -> Any:
-    written = served.changes.patch(Key("ruleset", name), body_patch(body), match, by)
-    return with_rules(served, answer_written(served, written, wait, response))
+    patch = body_patch(validated(RULESET.patch, body))
+    written = served.changes.patch(Key("ruleset", name), patch, match, by)
+    return _with_rules(served, answer_written(served, written, wait, response), response)
 
 
 def delete_ruleset(
@@ -147,10 +150,11 @@ def put_rule(
     ruleset: RuleSetPath,
     id: RuleIdPath,
     conditions: Conditions,
-    body: Any,
+    body: AnyBody,
     wait: Wait = "applied",
 ) -> Any:
-    written = served.changes.put(Key("rule", id, ruleset), body, conditions, by)
+    write = validated(RULE.write, body)
+    written = served.changes.put(Key("rule", id, ruleset), write, conditions, by)
     return answer_written(served, written, wait, response)
 
 
@@ -161,10 +165,11 @@ def patch_rule(
     ruleset: RuleSetPath,
     id: RuleIdPath,
     match: Match,
-    body: Any,
+    body: AnyBody,
     wait: Wait = "applied",
 ) -> Any:
-    written = served.changes.patch(Key("rule", id, ruleset), body_patch(body), match, by)
+    patch = body_patch(validated(RULE.patch, body))
+    written = served.changes.patch(Key("rule", id, ruleset), patch, match, by)
     return answer_written(served, written, wait, response)
 
 
@@ -180,12 +185,7 @@ def delete_rule(
     return answer_deleted(served, written, wait)
 
 
-put_ruleset.__annotations__["body"] = RULESET.write
-patch_ruleset.__annotations__["body"] = RULESET.patch
-put_rule.__annotations__["body"] = RULE.write
-patch_rule.__annotations__["body"] = RULE.patch
-
-router = APIRouter(prefix="/rulesets", tags=["rulesets"])
+router = APIRouter(prefix="/rulesets", tags=["rulesets"], route_class=LargeRoute)
 add_list(
     router, "", RULESET.page, list_rulesets, "list_rulesets", "All rule sets, without their rules."
 )

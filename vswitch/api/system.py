@@ -137,6 +137,12 @@ def get_capabilities(served: Served) -> Any:
         "ports": limits.ports,
         "bridges": limits.bridges,
         "static_entries_per_bridge": limits.static_entries,
+        "rulesets": limits.rulesets,
+        "rules_per_set": limits.rules,
+        "rulesets_per_stage": limits.attach,
+        "groups": limits.groups,
+        "members_per_group": limits.group_members,
+        "policers": limits.policers,
     }
     forwarder = dict(view.welcome.limits) if view.welcome else {}
     bounds |= {f"forwarder_{name}": value for name, value in forwarder.items()}

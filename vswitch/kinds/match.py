@@ -21,7 +21,8 @@ from vswitch.kinds.terms import (
 )
 from vswitch.values import Name
 
-_ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58
+_ICMP, _TCP, _UDP, _ICMPV6 = (((n, n),) for n in (1, 6, 17, 58))
+_PORTS = (*_TCP, *_UDP)
 _VERSIONS = {0x0800: 4, 0x86DD: 6}
 Byte = Annotated[int, Field(ge=0, le=255)]
 State = Literal["new", "established", "related", "invalid"]
@@ -145,9 +146,9 @@ class Match(Partial):
         proto = self._proto()
         return 6 if proto == _ICMPV6 else 4 if proto == _ICMP else self.ip.known_version() or 4
 
-    def _proto(self) -> int | None:
+    def _proto(self) -> tuple[terms.Range, ...] | None:
         given = self.ip.proto if self.ip else None
-        return None if given is None else terms.protocol(given)
+        return None if given is None else terms.protocols(given)
 
     @model_validator(mode="after")
     def _possible(self) -> Match:
@@ -188,10 +189,10 @@ class Match(Partial):
         if self.l4 is not None:
             if self.icmp is not None:
                 raise fault_at(("icmp",), "no frame has ports and is ICMP")
-            if proto not in (None, _TCP, _UDP):
+            if proto is not None and not set(proto) <= set(_PORTS):
                 raise fault_at(("l4",), "ports are those of tcp and udp")
-            if self.l4.tcp_flags is not None and proto == _UDP:
-                raise fault_at(("l4", "tcp_flags"), "udp has no flags")
+            if self.l4.tcp_flags is not None and proto not in (None, _TCP):
+                raise fault_at(("l4", "tcp_flags"), "only tcp has flags")
         if self.icmp is not None and proto not in (None, _ICMP, _ICMPV6):
             raise fault_at(("icmp",), "`icmp` needs proto icmp or icmpv6")
         if self.ip and self.ip.frag == "later" and (self.l4 or self.icmp):

@@ -110,6 +110,14 @@ class RuleEntry(RuleSpec):
     id: RuleId
 
 
+class RuleError(Output):
+    code: str
+    pointer: str = Field(description="Into the rule: /match/ip/src; may be empty.")
+    message: str
+    hint: str
+
+
 class RuleStatus(Output):
     conditions: list[Condition]
     observed_generation: int = Field(description="The generation that is in force.")
+    last_error: RuleError | None = Field(description="Why the fast path refused the rule.")

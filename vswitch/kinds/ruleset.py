@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from vswitch.kinds.resource import Condition, Key, Output, Partial, Spec, fault_at
-from vswitch.kinds.rule import RuleEntry, RuleSpec
+from vswitch.kinds.rule import RuleEntry, RuleError, RuleSpec
 from vswitch.values import Name
 
 ATTACH_MAX = 512
@@ -96,12 +96,8 @@ class Compiled(Output):
     bytes: int
 
 
-class FailedRule(Output):
+class FailedRule(RuleError):
     id: str
-    code: str
-    pointer: str = Field(description="Into the rule: /match/ip/src; may be empty.")
-    message: str
-    hint: str
 
 
 class RuleSetStatus(Output):

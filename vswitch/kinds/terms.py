@@ -8,7 +8,7 @@ one spelling.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Any
 
@@ -33,8 +33,9 @@ PORT_PATTERN = rf"^({_GROUP}|{_PORTS})$"
 _PORT_RANGE = re.compile(_PORTS)
 FLAGS_PATTERN = r"^(!?[a-z]{3}(,!?[a-z]{3}){0,7}|0x[0-9A-Fa-f]{1,2}/0x[0-9A-Fa-f]{1,2})$"
 ETH_TYPE_PATTERN = r"^([a-z0-9]{2,8}|0x[0-9A-Fa-f]{1,4})$"
-PROTO_PATTERN = r"^[a-z0-9]{1,8}$"
-ARP_OP_PATTERN = r"^(request|reply|[0-9]{1,5})$"
+PROTO_PATTERN = r"^([a-z0-9]{1,8}|[0-9]{1,3}-[0-9]{1,3})$"
+_NUMBERS = re.compile(r"[0-9]{1,3}(-[0-9]{1,3})?")
+ARP_OP_PATTERN = r"^(request|reply|[0-9]{1,3})$"
 
 ETH_TYPES = {
     "ipv4": 0x0800,
@@ -185,16 +186,42 @@ def number_of(text: str, names: dict[str, int], most: int) -> int:
     return number
 
 
+def prefixes(first: int, last: int, bits: int) -> Iterator[tuple[int, int]]:
+    """(value, mask) of the fewest prefixes that hold first to last and nothing else."""
+    whole = (1 << bits) - 1
+    while first <= last:
+        size = first & -first or 1 << bits
+        while size > last - first + 1:
+            size >>= 1
+        yield first, whole ^ (size - 1)
+        first += size
+
+
 def eth_type(text: str) -> int:
     return number_of(text, ETH_TYPES, 0xFFFF)
 
 
 def arp_op(text: str) -> int:
-    return number_of(text, ARP_OPS, 0xFFFF)
+    return number_of(text, ARP_OPS, 0xFF)
 
 
-def protocol(given: int | str) -> int:
-    return given if isinstance(given, int) else number_of(given, PROTOCOLS, 255)
+Protocols = int | str | tuple[str, ...]
+
+
+def protocols(given: Protocols) -> tuple[Range, ...]:
+    """Of a number, a name, or a list of names, numbers and ranges of numbers."""
+    texts = (str(given),) if isinstance(given, int | str) else given
+    return merge(_protocol_range(text) for text in texts)
+
+
+def _protocol_range(text: str) -> Range:
+    if not _NUMBERS.fullmatch(text):
+        number = number_of(text, PROTOCOLS, 255)
+        return number, number
+    first, last = parse_range(text)
+    if not first <= last <= 255:
+        raise ValueError("a protocol's number is 0 to 255, a range FIRST-LAST")
+    return first, last
 
 
 def vlan_ids(given: int | tuple[str, ...]) -> tuple[Range, ...]:
@@ -303,31 +330,45 @@ ArpOp = Annotated[
     str,
     StringConstraints(pattern=ARP_OP_PATTERN),
     AfterValidator(_sound(arp_op)),
-    Field(description="request, reply or a number.", examples=["request"]),
+    Field(description="request, reply or a number up to 255.", examples=["request"]),
 ]
 
 
-def _ip_proto(given: Any) -> int | str:
-    if isinstance(given, bool) or not isinstance(given, int | str):
+_PROTOCOLS_MAX = 256
+
+
+def _ip_proto(given: Any) -> Protocols:
+    wanted: Protocols
+    if isinstance(given, list | tuple):
+        if not 1 <= len(given) <= _PROTOCOLS_MAX or not all(isinstance(one, str) for one in given):
+            raise ValueError(f"a list of protocols holds 1 to {_PROTOCOLS_MAX} texts")
+        wanted = tuple(given)
+    elif isinstance(given, bool) or not isinstance(given, int | str):
         raise ValueError("a protocol is a name or a number")
-    if isinstance(given, int) and not 0 <= given <= 255:
-        raise ValueError("a protocol's number is 0 to 255")
-    protocol(given)
-    return given
+    else:
+        wanted = given
+    protocols(wanted)
+    return wanted
 
 
 IpProto = Annotated[
-    int | str,
+    int | str | tuple[str, ...],
     PlainValidator(_ip_proto),
     WithJsonSchema(
         {
             "anyOf": [
                 {"type": "integer", "minimum": 0, "maximum": 255},
                 {"type": "string", "pattern": PROTO_PATTERN},
+                {
+                    "type": "array",
+                    "items": {"type": "string", "pattern": PROTO_PATTERN},
+                    "minItems": 1,
+                    "maxItems": _PROTOCOLS_MAX,
+                },
             ],
-            "description": "The protocol behind IPv6's extension headers: a number or one of "
-            f"{', '.join(PROTOCOLS)}.",
-            "examples": ["tcp", 6],
+            "description": "The protocol behind IPv6's extension headers: a number, one of "
+            f"{', '.join(PROTOCOLS)}, or a list of these and of ranges, as texts.",
+            "examples": ["tcp", 6, ["tcp", "udp", "200-255"]],
         }
     ),
 ]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fastpath import protocol
-from fastpath.protocol import Decoder, Event, FromForwarder, Hello, Refused, Welcome
+from fastpath.protocol import Decoder, Event, FromForwarder, Hello, Refused, RuleLog, Welcome
 
 CONNECT_S = 2.0
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class RefusedError(ClientError):
 
 
 class Client:
-    def __init__(self, path: Path, build: str, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, path: Path, build: str, on_event: Callable[[Event | RuleLog], None]) -> None:
         self._on_event = on_event
         self._ids = itertools.count(1)
         self._send_lock = threading.Lock()
@@ -144,7 +144,7 @@ class Client:
             self._break(f"the connection to the forwarder broke: {error}")
 
     def _dispatch(self, message: Any) -> None:
-        if isinstance(message, Event):
+        if isinstance(message, Event | RuleLog):
             self._on_event(message)
             return
         with self._lock:

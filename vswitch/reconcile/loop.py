@@ -25,6 +25,7 @@ from fastpath.protocol import (
     Fdb,
     Flushed,
     RuleCounters,
+    RuleLog,
     Stats,
     Status,
     Traced,
@@ -41,6 +42,8 @@ POLL_S = 1.0
 PENDING_POLL_S = 0.1
 REQUEST_S = 2.0
 APPLY_S = 30.0
+DELTA_OBJECTS_MAX = 2000
+"""More would hardly fit into one message: they go as a snapshot, in messages of bounded size."""
 BACKOFF_FIRST_S = 0.02
 BACKOFF_LAST_S = 1.0
 
@@ -54,6 +57,14 @@ class Mirror:
     configuration: Configuration
     items: dict[Key, tuple[str, bytes]]
     hash: bytes
+
+    def take(self, delta: Delta, configuration: Configuration) -> None:
+        for key, item in delta.items.items():
+            if item is None:
+                self.items.pop(key, None)
+            else:
+                self.items[key] = item
+        self.hash, self.configuration = delta.hash, configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +120,8 @@ def difference(mirror: Mirror, after: Configuration, touched: frozenset[Key]) ->
 
 
 class Loop:
-    """Implements view.Forwarder. ``on_view`` is called on the loop's thread after each news."""
+    """Implements view.Forwarder. ``on_view`` is called on the loop's thread after each news,
+    ``on_log`` on the connection's thread with what the forwarder's rules logged."""
 
     def __init__(
         self,
@@ -117,10 +129,12 @@ class Loop:
         build: str,
         configuration: Configuration,
         on_view: Callable[[View], None] = lambda view: None,
+        on_log: Callable[[RuleLog], None] = lambda rows: None,
     ) -> None:
         self._path = socket_path
         self._build = build
         self._on_view = on_view
+        self._on_log = on_log
         self._condition = threading.Condition()
         self._wanted = configuration
         self._touched: set[Key] = set()
@@ -199,8 +213,11 @@ class Loop:
         except ClientError as error:
             raise ForwarderError(str(error)) from error
 
-    def _event(self, event: Event) -> None:
+    def _event(self, event: Event | RuleLog) -> None:
         """On the client's reader thread."""
+        if isinstance(event, RuleLog):
+            self._on_log(event)
+            return
         log.info("forwarder: %s %s: %s", event.kind, event.object, event.message)
         with self._condition:
             self._wake = True
@@ -291,33 +308,28 @@ class Loop:
         if mirror is None or client is None or mirror.configuration.revision == wanted.revision:
             return False
         delta = difference(mirror, wanted, touched)
+        base = mirror.hash
+        mirror.take(delta, wanted)
         if delta.upserts or delta.deletes:
-            self._send(client, mirror, delta, wanted)
-        if self._mirror is mirror:
-            for key, item in delta.items.items():
-                if item is None:
-                    mirror.items.pop(key, None)
-                else:
-                    mirror.items[key] = item
-            mirror.hash, mirror.configuration = delta.hash, wanted
+            self._send(client, mirror, delta, base)
         self._adopt()
         return True
 
-    def _send(self, client: Client, mirror: Mirror, delta: Delta, wanted: Configuration) -> None:
-        def make(number: int) -> protocol.Apply:
-            return protocol.Apply(
-                number, wanted.revision, mirror.hash, delta.hash, delta.upserts, delta.deletes
-            )
+    def _send(self, client: Client, mirror: Mirror, delta: Delta, base: bytes) -> None:
+        """``mirror`` is what shall be there, ``base`` the hash of what is."""
+        revision = mirror.configuration.revision
 
-        try:
-            ack = client.request(make, Ack, APPLY_S)
-        except (RefusedError, protocol.ProtocolError) as error:
-            # It has something else than we thought, or the delta is too long for one message.
-            log.warning("delta to revision %d not taken, sending all: %s", wanted.revision, error)
-            self._mirror, objects = full(wanted)
-            self._snapshot(client, self._mirror, objects)
-        else:
-            self._check_hash(ack, delta.hash)
+        def make(number: int) -> protocol.Apply:
+            return protocol.Apply(number, revision, base, delta.hash, delta.upserts, delta.deletes)
+
+        if len(delta.upserts) + len(delta.deletes) <= DELTA_OBJECTS_MAX:
+            try:
+                self._check_hash(client.request(make, Ack, APPLY_S), delta.hash)
+                return
+            except (RefusedError, protocol.ProtocolError) as error:
+                # It has something else than we thought, or the delta is longer than a message.
+                log.warning("delta to revision %d not taken, sending all: %s", revision, error)
+        self._snapshot(client, mirror, [obj for _, obj in compile_all(mirror.configuration)])
 
     @staticmethod
     def _check_hash(ack: Ack, expected: bytes) -> None:

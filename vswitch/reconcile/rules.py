@@ -6,7 +6,7 @@ and the forwarder puts them together. So one rule that changes is one object on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from fastpath.protocol import (
     WireAction,
@@ -27,8 +27,6 @@ from vswitch.kinds.action import (
     SetAction,
 )
 from vswitch.kinds.match import ArpMatch, EthMatch, IpMatch, L4Match, Match, VlanMatch
-
-_VID_BITS = 16  # of the field; an id has 12
 
 
 def group(configuration: Configuration, name: str) -> WireGroup | None:
@@ -130,6 +128,15 @@ def _number(field: str, value: int | None, size: int = 1) -> Iterator[WireTerm]:
         yield WireTerm(field, masks=((value.to_bytes(size, "big"), b"\xff" * size),))
 
 
+def _numbers(field: str, ranges: Iterable[terms.Range], size: int) -> WireTerm:
+    masks = tuple(
+        (value.to_bytes(size, "big"), mask.to_bytes(size, "big"))
+        for first, last in ranges
+        for value, mask in terms.prefixes(first, last, 8 * size)
+    )
+    return WireTerm(field, masks=masks)
+
+
 def _mac(field: str, text: str | None) -> Iterator[WireTerm]:
     if text is not None:
         name = terms.group_of(text)
@@ -154,24 +161,8 @@ def _vlan(vlan: VlanMatch) -> Iterator[WireTerm]:
     if vlan.tagged is not None:
         yield from _number("vlan_tagged", int(vlan.tagged))
     if vlan.vid is not None:
-        masks = tuple(
-            (value.to_bytes(2, "big"), mask.to_bytes(2, "big"))
-            for first, last in terms.vlan_ids(vlan.vid)
-            for value, mask in prefixes(first, last, _VID_BITS)
-        )
-        yield WireTerm("vlan_vid", masks=masks)
+        yield _numbers("vlan_vid", terms.vlan_ids(vlan.vid), 2)
     yield from _number("vlan_pcp", vlan.pcp)
-
-
-def prefixes(first: int, last: int, bits: int) -> Iterator[tuple[int, int]]:
-    """(value, mask) of the fewest prefixes that hold first to last and nothing else."""
-    whole = (1 << bits) - 1
-    while first <= last:
-        size = first & -first or 1 << bits
-        while size > last - first + 1:
-            size >>= 1
-        yield first, whole ^ (size - 1)
-        first += size
 
 
 def _arp(arp: ArpMatch) -> Iterator[WireTerm]:
@@ -186,7 +177,8 @@ def _ip(ip: IpMatch) -> Iterator[WireTerm]:
     yield from _number("ip_version", ip.version)
     yield from _address("ip_src", ip.src)
     yield from _address("ip_dst", ip.dst)
-    yield from _number("ip_proto", None if ip.proto is None else terms.protocol(ip.proto))
+    if ip.proto is not None:
+        yield _numbers("ip_proto", terms.protocols(ip.proto), 1)
     yield from _number("ip_dscp", ip.dscp)
     yield from _number("ip_ttl", ip.ttl)
     if ip.frag is not None:

@@ -20,7 +20,8 @@ from vswitch.kinds.action import ACTIONS
 from vswitch.kinds.backends import TYPES
 from vswitch.problems import Detail, Problem, not_found
 from vswitch.services import removal
-from vswitch.services.successors import Change, of_rule, of_ruleset, successor
+from vswitch.services.filterrules import ImportRequest
+from vswitch.services.successors import Change, of_import, of_rule, of_ruleset, successor
 from vswitch.settings import Limits
 from vswitch.store import Actor, Store, StoreError
 from vswitch.values import merge_patch
@@ -125,6 +126,20 @@ class Changes:
             except ValidationError as error:
                 raise invalid(error) from error
             return self._replace(key, write, actor, "patch")
+
+    def import_rules(self, name: str, request: ImportRequest, actor: Actor) -> Written:
+        """Replace the sets of a `filterrule` table, all in one commit."""
+        with self._lock:
+            before = self._current
+            try:
+                change = of_import(before, name, request)
+            except ValueError as error:
+                detail = Detail("{name}", "INVALID", str(error))
+                raise Problem("INVALID", str(error), (detail,)) from error
+            key = Key("ruleset", name)
+            if not change.objects:
+                return Written(key, None, before.revision)
+            return self._commit(key, change.objects, None, actor, "import", change.pointers)
 
     def delete(
         self, key: Key, conditions: Preconditions, actor: Actor, *, cascade: bool

@@ -10,7 +10,7 @@ from vswitch.kinds import Configuration, Key, Stored
 from vswitch.kinds.group import GroupStatus
 from vswitch.kinds.policer import PolicerStatus
 from vswitch.kinds.resource import Condition
-from vswitch.kinds.rule import RuleSpec, RuleStatus
+from vswitch.kinds.rule import RuleError, RuleSpec, RuleStatus
 from vswitch.kinds.ruleset import Compiled, FailedRule, RuleSetStatus
 from vswitch.view import View
 
@@ -69,7 +69,33 @@ def status(
     if key.kind == "group":
         sets = [Key("ruleset", name).path for name in sorted(configuration.sets_naming(key))]
         return GroupStatus(**common, referrers=sets)
-    return RuleStatus(**common)
+    said = outcome(key, view) if observed else _OK
+    error = None
+    if not said.ok:
+        where = pointer_of(said.field)
+        error = RuleError(code=said.code, pointer=where, message=said.message, hint=said.hint)
+    return RuleStatus(**common, last_error=error)
+
+
+_PLACES = {
+    "in_port": "in_port",
+    "fragment": "ip/frag",
+    "state": "state",
+    "tcp_flags": "l4/tcp_flags",
+    "l4_src": "l4/sport",
+    "l4_dst": "l4/dport",
+    "icmpv6_type": "icmp/type",
+    "icmpv6_code": "icmp/code",
+}
+
+
+def pointer_of(field: str) -> str:
+    """ "match.ip_src" -> "/match/ip/src", "action.port" -> "/action/port"; "" stays so."""
+    part, _, name = field.partition(".")
+    if part == "match" and name:
+        place = _PLACES.get(name) or name.replace("_", "/", 1)
+        return f"/match/{place}"
+    return f"/{field.replace('.', '/')}" if field else ""
 
 
 def _ruleset(
@@ -78,7 +104,13 @@ def _ruleset(
     state = view.rulesets.get(name)
     fields = {field: getattr(state, field) if state else 0 for field in Compiled.model_fields}
     failed = [
-        FailedRule(id=id, code=said.code, pointer="", message=said.message, hint=said.hint)
+        FailedRule(
+            id=id,
+            code=said.code,
+            pointer=pointer_of(said.field),
+            message=said.message,
+            hint=said.hint,
+        )
         for id, said in (sorted(state.failed.items()) if state else ())
     ]
     return RuleSetStatus(

@@ -31,6 +31,7 @@ from vswitch.problems import Detail, Problem, fastpath_down, not_found, of_detai
 from vswitch.services import rules
 from vswitch.services.netmap import idle_host_rings
 from vswitch.services.preflight import fixing_commands
+from vswitch.services.rule_log import RuleLogBook
 from vswitch.services.tunnels import narrow
 from vswitch.values import now
 from vswitch.view import PENDING, Forwarder, ForwarderError, View
@@ -50,6 +51,7 @@ class Runtime:
         self._current = current
         self._lock = threading.Lock()
         self._since: dict[tuple[str, str], tuple[str, datetime, Key]] = {}
+        self.rule_log = RuleLogBook()
 
     @property
     def view(self) -> View:
@@ -69,6 +71,7 @@ class Runtime:
                 if (present := configuration.get(key)) is None or present.uid != uid
             ]:
                 del self._since[uid, kind]
+        self.rule_log.keep_only(configuration.rulesets)
 
     # --- status of objects ----------------------------------------------------------------------
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vswitch.kinds import Configuration, Key, Stored
-from vswitch.kinds.rule import RuleSpec
-from vswitch.kinds.ruleset import spec_of
+from vswitch.kinds.rule import RuleEntry, RuleSpec
+from vswitch.kinds.ruleset import RuleSetHead, spec_of
 from vswitch.problems import not_found
+from vswitch.services import filterrules
+from vswitch.services.filterrules import ImportRequest
 from vswitch.values import now, uuid7
 
 
@@ -89,8 +91,42 @@ def of_ruleset(before: Configuration, key: Key, write: Any, *, keep_rules: bool)
     return Change({key: head, **objects}, pointers)
 
 
+IMPORT_LABEL = "imported-as"
+"""On sets that were imported: under which name, so that the next import replaces them."""
+
+
+def of_import(before: Configuration, name: str, request: ImportRequest) -> Change:
+    """All sets of the table; those that an earlier import made and this one does not, go."""
+    objects: dict[Key, Stored[Any] | None] = {}
+    pointers: dict[Key, str] = {}
+    names = filterrules.names_of(name, request.rules)
+    for direction, ruleset in names.items():
+        key = Key("ruleset", ruleset)
+        old = before.rulesets.get(ruleset)
+        numbered = filterrules.entries(request.rules, direction)
+        attach = filterrules.places(request, direction)
+        if attach is None:
+            attach = old.spec.attach if old else ()
+        head = RuleSetHead(default="allow", attach=attach)
+        labels = {**(old.labels if old else {}), IMPORT_LABEL: name}
+        new = successor(before, key, head, labels, old.description if old else "")
+        changed, _ = _rules(before, ruleset, [entry for _, entry in numbered])
+        objects |= changed
+        if new is old and changed:
+            new = counted(before, new)
+        if new is not old:
+            objects[key] = new
+        pointers[key] = ""
+        pointers |= {Key("rule", entry.id, ruleset): f"/rules/{i}" for i, entry in numbered}
+    for stored in before.rulesets.values():
+        if stored.labels.get(IMPORT_LABEL) == name and stored.key.name not in names.values():
+            objects[stored.key] = None
+            objects |= {rule.key: None for rule in before.rules_of(stored.key.name).values()}
+    return Change(objects, pointers)
+
+
 def _rules(
-    before: Configuration, ruleset: str, entries: tuple[Any, ...]
+    before: Configuration, ruleset: str, entries: Sequence[RuleEntry]
 ) -> tuple[dict[Key, Stored[Any] | None], dict[Key, str]]:
     table = before.rules_of(ruleset)
     objects: dict[Key, Stored[Any] | None] = {}

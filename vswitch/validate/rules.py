@@ -39,7 +39,7 @@ def faults(
         if key.kind == "rule":
             yield from _references(after, key, pointers.get(key, "/spec"))
         elif key.kind == "ruleset":
-            yield from _attachments(before, after, key, limits)
+            yield from _attachments(before, after, key, limits, pointers.get(key, "/spec"))
         elif key.kind == "group":
             yield from _group(before, after, key, limits)
         elif key.kind == "port":
@@ -59,7 +59,8 @@ def _room(
         raise Problem("NOT_FOUND", f"There is no RuleSet named {name}.")
     count = len(after.rules_of(name))
     if limits.rules < count > len(before.rules_of(name)):
-        place = "/spec/rules" if any(key.parent == name for key in pointers) else ""
+        places = (place for key, place in pointers.items() if key.parent == name)
+        place = next(places, "").rpartition("/")[0]
         text = f"{name} would have {count} rules, {limits.rules} are allowed."
         yield Detail(place, "RULE_LIMIT", text)
 
@@ -82,7 +83,7 @@ def _references(after: Configuration, key: Key, base: str) -> Iterator[Detail]:
 
 
 def _attachments(
-    before: Configuration, after: Configuration, key: Key, limits: Limits
+    before: Configuration, after: Configuration, key: Key, limits: Limits, base: str
 ) -> Iterator[Detail]:
     attach = after.rulesets[key.name].spec.attach
     old = before.rulesets.get(key.name)
@@ -90,7 +91,7 @@ def _attachments(
         return
     counts = _stage_counts(after)
     for index, one in enumerate(attach):
-        where = f"/spec/attach/{index}"
+        where = f"{base}/attach/{index}"
         target = one.target
         stored = after.get(target)
         if stored is None:
