@@ -256,15 +256,19 @@ class Applier:
             {name: self.bridge_slots[name] for name in self._bridges if name in self.bridge_slots},
         )
 
+    def retry_rules(self) -> None:
+        """Sets that were refused for want of room, or by the engine, are tried again."""
+        self._retry_at = self._now() + RETRY_S
+        self.rules.retry()
+        self._changing = self._changing or self.rules.busy
+
     def tick(self) -> None:
         """Once a second: what time brings about."""
         if self.rules.expire():
             self.rules.publish()
             self._save()
-        if self._now() >= self._retry_at and not self._changing:
-            self._retry_at = self._now() + RETRY_S
-            self.rules.retry()
-            self._changing = self.rules.busy
+        if self._now() >= self._retry_at:
+            self.retry_rules()
         if self._store.crowded:
             self._store.begin(self._state())
         self.find_lost()

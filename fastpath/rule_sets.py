@@ -248,6 +248,7 @@ class RuleSets:
             return
         if kind == "ruleset":
             self._set(name).spec = None
+            self.names.sets.pop(name, None)
             self._todo[name] = None
         elif kind == "group":
             self.names.groups.pop(name, None)
@@ -415,16 +416,13 @@ class RuleSets:
         if len(new) > free:
             text = f"{self._limits['rules_max']} rules in all sets are the limit"
             return outcomes.refused("RULE_LIMIT", text)
-        matches = self._matches
-        matches -= sum(owner.live[id].matches for id in work.removed)
-        for id, rule in work.added.items():
-            old = owner.live.get(id)
-            matches += len(rule.matches) // MATCH_BYTES - (old.matches if old else 0)
-            if matches > self._limits["matches_max"]:
-                text = f"{self._limits['matches_max']} alternatives in all sets are the limit"
-                outcome = outcomes.refused("RULE_LIMIT", text, "match")
-                self._fail_rule(owner, id, outcome)
-                return outcomes.refused("RULE_LIMIT", f"rule {id}: {text}")
+        before = {id: owner.live[id].matches for id in owner.dirty if id in owner.live}
+        after = {id: len(rule.matches) // MATCH_BYTES for id, rule in work.added.items()}
+        if self._matches - sum(before.values()) + sum(after.values()) > self._limits["matches_max"]:
+            text = f"{self._limits['matches_max']} alternatives in all sets are the limit"
+            most = max(after, key=lambda id: after[id] - before.get(id, 0))
+            self._fail_rule(owner, most, outcomes.refused("RULE_LIMIT", text, "match"))
+            return outcomes.refused("RULE_LIMIT", f"rule {most}: {text}", "match")
         return Outcome()
 
     def _placed(self, work: _Work) -> list[PlacedRule]:
@@ -621,7 +619,6 @@ class RuleSets:
                 for live in owner.live.values():
                     self._retire(owner, live)
                 owner.live, owner.slot, owner.in_force, owner.order = {}, None, None, None
-                self.names.sets.pop(owner.name, None)
                 self._reuse()
             if owner.slot is None and not owner.wanted:
                 del self.sets[owner.name]

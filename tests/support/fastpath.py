@@ -104,6 +104,7 @@ class Client:
         self._decoder = wire.Decoder(wire.FromForwarder)
         self._inbox: list[wire.Message] = []
         self.events: list[wire.Event] = []
+        self.logged: list[wire.RuleLogRow] = []
         self.objects: dict[str, wire.WireObject] = {}
         self.revision = 0
         self._id = 0
@@ -125,7 +126,7 @@ class Client:
         self.sock.sendall(wire.encode(message))
 
     def receive(self, kind: type[Reply]) -> Reply:
-        """The next answer of that kind; events are put aside."""
+        """The next answer of that kind; what comes by itself is put aside."""
         while True:
             while self._inbox:
                 message = self._inbox.pop(0)
@@ -135,6 +136,8 @@ class Client:
                     raise RefusedError(message)
                 if isinstance(message, wire.Event):
                     self.events.append(message)
+                if isinstance(message, wire.RuleLog):
+                    self.logged += message.rows
             data = self.sock.recv(1 << 20)
             if not data:
                 raise ConnectionError("the forwarder closed the connection")
