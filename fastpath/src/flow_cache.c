@@ -2,8 +2,8 @@
 #include "flow_cache.h"
 
 #include <assert.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum {
 	SETS = FLOW_CACHE_ENTRIES / FLOW_CACHE_WAYS,
@@ -43,13 +43,14 @@ static uint64_t seed_next(uint64_t *state)
 	return z ^ z >> 31;
 }
 
+/* Sparse: a worker pays for the flows it has seen, 17 MB at most, and for a page at its first. */
 struct flow_cache *flow_cache_create(uint64_t seed)
 {
-	struct flow_cache *cache = aligned_alloc(64, sizeof(*cache));
+	struct flow_cache *cache = mmap(NULL, sizeof(*cache), PROT_READ | PROT_WRITE,
+					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	if (!cache)
+	if (cache == MAP_FAILED)
 		return NULL;
-	memset(cache, 0, sizeof(*cache)); /* every page is there before a frame needs it */
 	for (unsigned i = 0; i <= KEY_WORDS; i++)
 		cache->seed[i] = seed_next(&seed);
 	return cache;
@@ -57,7 +58,8 @@ struct flow_cache *flow_cache_create(uint64_t seed)
 
 void flow_cache_destroy(struct flow_cache *cache)
 {
-	free(cache);
+	if (cache)
+		munmap(cache, sizeof(*cache));
 }
 
 static inline uint64_t fold(uint64_t a, uint64_t b)

@@ -36,7 +36,7 @@ struct flow_path {
 	const struct classify_rule *rules[FLOW_PATH_MAX];
 };
 
-struct flow_cache; /* allocated whole when its worker first meets rules; never grows */
+struct flow_cache; /* of a fixed size; memory comes with the flows */
 
 /* NULL when there is no memory: the worker goes on without. */
 struct flow_cache *flow_cache_create(uint64_t seed);
