@@ -178,6 +178,7 @@ class OpenVSwitch:
         words = []
         for i, ifname in enumerate(self._net.switch_ifs):
             words += ["--", "add-port", "obr", ifname]
+            words += ["--", "set", "Interface", ifname, f"ofport_request={i + 1}"]
             if self._vlans is not None:
                 words += ["--", "set", "Port", ifname, *_ovs_vlan(self._vlans[i])]
         return words
@@ -207,11 +208,14 @@ class OpenVSwitch:
         return str(self.call("fdb/show", "obr"))
 
     def flows(self, lines: Iterable[str]) -> None:
-        """In place of all flows there are, at once."""
+        """In place of all flows there are, at once. First fragments have ports (they have none
+        unless that is asked for)."""
         assert self._dir is not None
         path = self._dir / "flows"
         path.write_text("".join(f"{line}\n" for line in lines))
-        run("ovs-ofctl", "--bundle", "replace-flows", f"unix:{self._dir}/obr.mgmt", str(path))
+        bridge = f"unix:{self._dir}/obr.mgmt"
+        run("ovs-ofctl", "set-frags", bridge, "nx-match")
+        run("ovs-ofctl", "--bundle", "replace-flows", bridge, str(path))
         self.settle()
 
     def __exit__(self, *_: object) -> None:

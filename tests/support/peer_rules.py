@@ -66,6 +66,11 @@ class Match:
     arp_tpa: Masked | None = None
     arp_sha: bytes | None = None
 
+    @property
+    def layer4(self) -> bool:
+        """About something that later fragments do not have."""
+        return bool(self.sport or self.dport or self.tcp_flags or self.icmp)
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -111,6 +116,8 @@ class Rules:
             fields["tagged"] = bool(how)
         elif how == 2:
             fields["vid"] = self._random.choice([0, *VIDS])
+            if not fields["vid"]:  # of a frame without a tag it is 0 here, too
+                fields["tagged"] = True
         else:
             fields["pcp"] = self._random.randrange(8)
 
@@ -322,6 +329,8 @@ def _nft_ip(match: Match) -> Iterator[str]:
         yield f"{word} dscp {match.dscp}"
     if match.ttl is not None:
         yield f"{word} {limit} {match.ttl}"
+    if match.layer4 and match.version == 4:  # else payload of later fragments is taken for ports
+        yield "ip frag-off & 0x1fff == 0"
     if match.frag and match.version == 4:
         yield {
             "first": "ip frag-off & 0x3fff == 0x2000",
@@ -399,8 +408,8 @@ def _ovs_base(match: Match) -> Iterator[str]:
         yield f"ip_dscp={match.dscp}"
     if match.ttl is not None:
         yield f"nw_ttl={match.ttl}"
-    if match.frag:
-        yield f"ip_frag={match.frag}"
+    if match.frag or match.layer4:  # OVS takes flags and types of later fragments for 0
+        yield f"ip_frag={match.frag or 'not_later'}"
     if match.proto is not None:
         yield f"nw_proto={match.proto}"
     if match.tcp_flags:

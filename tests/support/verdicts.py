@@ -8,6 +8,7 @@ A frame that arrives has to be the frame that was sent, byte for byte, and to co
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -41,23 +42,43 @@ class Passing:
 
     def passed(self, frames: Iterable[bytes], source: int = 0) -> set[int]:
         """Numbers of those that arrived at the other host."""
+        if not self._marks:
+            self._reach(source)
         sent = list(frames)
         found: set[int] = set()
         for first in range(0, len(sent), WINDOW_FRAMES):
             found |= self._window(sent[first : first + WINDOW_FRAMES], source)
         return found
 
+    def _reach(self, source: int) -> None:
+        """Until a mark arrives: some switches take a moment to start."""
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                self._window([], source)
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
+
     def _window(self, frames: Sequence[bytes], source: int) -> set[int]:
-        self._marks += 1
-        to = 1 - source
-        received = self._wire.exchange(source, frames, [(mark(self._marks), frozenset({to}))])
+        # The second mark is for OVS, which sends what it has decided about before what it has to
+        # ask about, of what it received together.
+        arrived = [*self._mark(frames, source), *self._mark([], source)]
         by_number = {number_of(frame): frame for frame in frames}
-        arrived = [frame for frame in received[to] if number_of(frame) is not None]
         for frame in arrived:
             assert by_number[number_of(frame)] == frame, frame.hex()
         numbers = Counter(number for frame in arrived if (number := number_of(frame)) is not None)
         assert all(count == 1 for count in numbers.values()), numbers.most_common(3)
         return set(numbers)
+
+    def _mark(self, frames: Sequence[bytes], source: int) -> list[bytes]:
+        """Sends frames and a mark; what had come to the other host when that did."""
+        self._marks += 1
+        to = 1 - source
+        received = self._wire.exchange(source, frames, [(mark(self._marks), frozenset({to}))])
+        return [frame for frame in received[to] if number_of(frame) is not None]
 
 
 @dataclass(frozen=True)
