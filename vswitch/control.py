@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
+import gc
 import importlib
 import ipaddress
 import logging
@@ -33,6 +34,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from vswitch import __version__
 from vswitch.app import create_app
 from vswitch.auth import Authority, Peer, ensure_admin_token
+from vswitch.kinds import Configuration, Key
 from vswitch.reconcile.loop import Loop
 from vswitch.services import Services
 from vswitch.services.changes import Changes
@@ -54,6 +56,9 @@ KEEP_ALIVE_S = 30
 HEAD_S = 10
 CONNECTIONS_MAX = 256
 STOP_S = 5
+MANY_OBJECTS = 1000
+SWITCH_INTERVAL_S = 0.001
+"""How long a thread with much to do, as validating 10,000 rules, may keep the others waiting."""
 
 
 LATE = (
@@ -349,7 +354,7 @@ class Plane:
             lambda message: self._runtime.rule_log.add(message),
         )
         self._runtime = Runtime(self.loop, lambda: changes.current)
-        changes.observe(self.loop.nudge)
+        changes.observe(self._changed)
         changes.ask_kernel_vale(lambda: self.loop.view.kernel_vale)
         self.services = Services(
             settings=settings,
@@ -358,6 +363,13 @@ class Plane:
             runtime=self._runtime,
             authority=Authority(self.store.tokens(), settings.service_ids[0]),
         )
+
+    def _changed(self, configuration: Configuration, touched: frozenset[Key]) -> None:
+        self.loop.nudge(configuration, touched)
+        if len(touched) > MANY_OBJECTS:
+            # They hold no cycles and will stay: looking through 10,000 rules again and again
+            # would stop every request for a tenth of a second each time.
+            gc.freeze()
 
     def _on_view(self, view: View) -> None:
         self._runtime.refresh(view)
@@ -375,6 +387,7 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError."""
     for module in LATE:
         importlib.import_module(module)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     uid, gid = settings.service_ids
     listeners = [parse_listener(text) for text in settings.listeners]
     check_listeners(listeners, settings)
@@ -402,6 +415,7 @@ def run(settings: Settings) -> None:
             if plane.new_token:
                 log.info("the administrator's token is in %s", settings.token_file)
             app.state.services = plane.services
+            gc.freeze()
             log.info("listening on %s", ", ".join(settings.listeners))
             servers = [
                 (Server(configs[kind]), listening)

@@ -33,7 +33,7 @@ class _Part(Partial):
 
     @model_validator(mode="after")
     def _says_something(self) -> _Part:
-        if all(getattr(self, name) is None for name in type(self).model_fields):
+        if all(getattr(self, name) is None for name in type(self).__pydantic_fields__):
             raise ValueError("an empty part says nothing: leave it out, or name a field")
         return self
 

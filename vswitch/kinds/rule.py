@@ -82,26 +82,30 @@ class RuleSpec(Spec):
             yield (*place, "ruleset"), Key("ruleset", action.ruleset), ""
 
 
-_TEXTS = (
-    ("eth", ("src", "dst"), "mac"),
-    ("arp", ("sha", "tha"), "mac"),
-    ("arp", ("spa", "tpa"), "ip"),
-    ("ip", ("src", "dst"), "ip"),
-)
-
-
 def _groups(match: Match) -> Iterator[Reference]:
-    for part, names, kind in _TEXTS:
-        fields = getattr(match, part)
-        for name in names if fields is not None else ():
-            group = terms.group_of(getattr(fields, name) or "")
-            if group:
-                yield ("match", part, name), Key("group", group), kind
-    for name in ("sport", "dport") if match.l4 is not None else ():
-        for index, text in enumerate(getattr(match.l4, name) or ()):
-            group = terms.group_of(text)
-            if group:
-                yield ("match", "l4", name, index), Key("group", group), "port"
+    """Called several times for each of thousands of rules, most of which name none."""
+    for part, name, text, kind in _texts(match):
+        if text is not None and (group := terms.group_of(text)):
+            yield ("match", part, name), Key("group", group), kind
+    if match.l4 is not None:
+        for name, texts in (("sport", match.l4.sport), ("dport", match.l4.dport)):
+            for index, text in enumerate(texts or ()):
+                if group := terms.group_of(text):
+                    yield ("match", "l4", name, index), Key("group", group), "port"
+
+
+def _texts(match: Match) -> Iterator[tuple[str, str, str | None, str]]:
+    if match.ip is not None:
+        yield "ip", "src", match.ip.src, "ip"
+        yield "ip", "dst", match.ip.dst, "ip"
+    if match.eth is not None:
+        yield "eth", "src", match.eth.src, "mac"
+        yield "eth", "dst", match.eth.dst, "mac"
+    if match.arp is not None:
+        yield "arp", "spa", match.arp.spa, "ip"
+        yield "arp", "tpa", match.arp.tpa, "ip"
+        yield "arp", "sha", match.arp.sha, "mac"
+        yield "arp", "tha", match.arp.tha, "mac"
 
 
 class RuleEntry(RuleSpec):

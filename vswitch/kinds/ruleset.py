@@ -82,8 +82,7 @@ class RuleSetSpec(RuleSetHead):
 def spec_of(entry: RuleEntry) -> RuleSpec:
     """What is kept of an entry: its id is the rule's name."""
     return RuleSpec.model_construct(
-        entry.model_fields_set - {"id"},
-        **{name: getattr(entry, name) for name in RuleSpec.model_fields},
+        **{name: value for name, value in entry.__dict__.items() if name != "id"}
     )
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, func, insert, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -18,7 +18,7 @@ from vswitch.kinds import Configuration, Key, Stored
 from vswitch.kinds.configuration import of_objects
 from vswitch.store.database import Migrations, engine_for
 from vswitch.store.models import AuditRow, FdbRow, RevisionRow, TokenRow, stamp
-from vswitch.store.objects import NAMED, StoreError, remove, stored_of, write
+from vswitch.store.objects import NAMED, StoreError, count, remove, stored_of, write
 from vswitch.store.rules import load_rules, remove_rules, write_rules
 from vswitch.values import now
 
@@ -102,31 +102,33 @@ class Store:
         with self._session(write=True) as session:
             rules = {key: new for key, new in changes.items() if key.kind == "rule"}
             others = sorted(changes.keys() - rules.keys(), key=lambda key: _ORDER[key.kind])
-            remove_rules(session, [key for key, new in rules.items() if new is None])
+            connection = session.connection()
+            remove_rules(connection, [key for key, new in rules.items() if new is None])
             for key in reversed(others):
                 if changes[key] is None:
                     remove(session, key)
             for key in others:
                 new = changes[key]
-                if new is not None:
+                if new is not None and _only_counted(before, key, new):
+                    count(connection, new)
+                elif new is not None:
                     write(session, new, before.get(key))
-            write_rules(session, [new for new in rules.values() if new is not None], before)
+            write_rules(connection, [new for new in rules.values() if new is not None], before)
             diff = _diff(before, changes)
-            session.add(RevisionRow(number=revision, at=at, actor=actor.name, diff=diff))
-            for entry in diff:
-                session.add(
-                    AuditRow(
-                        at=at,
-                        actor=actor.name,
-                        action=action,
-                        object=entry["object"],
-                        request_id=actor.request_id,
-                        revision=revision,
-                    )
-                )
-            oldest = revision - keep_revisions
-            session.execute(delete(RevisionRow).where(RevisionRow.number <= oldest))
-            session.execute(delete(AuditRow).where(AuditRow.revision <= oldest))
+            row = {"number": revision, "at": at, "actor": actor.name, "diff": diff}
+            connection.execute(_INSERT_REVISION, row)
+            audited = {
+                "at": at,
+                "actor": actor.name,
+                "action": action,
+                "request_id": actor.request_id,
+                "revision": revision,
+            }
+            if diff:
+                audit = [{**audited, "object": entry["object"]} for entry in diff]
+                connection.execute(_INSERT_AUDIT, audit)
+            for statement in _FORGET:
+                connection.execute(statement, {"oldest": revision - keep_revisions})
 
     # --- history --------------------------------------------------------------------------------
 
@@ -170,6 +172,12 @@ class Store:
             )
 
 
+# Made once: SQLAlchemy takes longer to make a statement than SQLite to carry it out.
+_INSERT_REVISION, _INSERT_AUDIT = insert(RevisionRow), insert(AuditRow)
+_FORGET = (
+    delete(RevisionRow).where(RevisionRow.number <= bindparam("oldest")),
+    delete(AuditRow).where(AuditRow.revision <= bindparam("oldest")),
+)
 _ORDER = {"bridge": 0, "port": 1, "fdb": 2, "group": 3, "policer": 4, "ruleset": 5}
 DIFF_RULES_MAX = 100
 """More changed rules of one set than that are told as numbers: a set may have 131,072."""

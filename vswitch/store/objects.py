@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from vswitch.kinds import KINDS, Key, Stored
@@ -98,6 +98,26 @@ def write(session: Session, new: Stored[Any], old: Stored[Any] | None) -> None:
     session.flush()
     if isinstance(row, RuleSetRow) and (old is None or old.spec.attach != new.spec.attach):
         _attach(session, row.id, new)
+
+
+_COUNT = (
+    update(RuleSetRow)
+    .where(RuleSetRow.name == bindparam("set_name"))
+    .values({name: bindparam(name) for name in ("generation", "revision", "updated_at")})
+)
+
+
+def count(connection: Connection, ruleset: Stored[Any]) -> None:
+    """Nothing of the set itself has changed, but a rule of it."""
+    connection.execute(
+        _COUNT,
+        {
+            "set_name": ruleset.key.name,
+            "generation": ruleset.generation,
+            "revision": ruleset.revision,
+            "updated_at": stamp(ruleset.updated_at),
+        },
+    )
 
 
 def _attach(session: Session, ruleset_id: int, new: Stored[Any]) -> None:

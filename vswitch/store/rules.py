@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.orm import Session
 
 from vswitch.kinds import Configuration, Key, Stored
@@ -39,28 +39,40 @@ def load_rules(session: Session) -> Iterator[Rule]:
         yield stored_of(Key("rule", row.name, ruleset), row)
 
 
-def remove_rules(session: Session, keys: Sequence[Key]) -> None:
+# Made once: SQLAlchemy takes longer to make a statement than SQLite to carry it out.
+_SET_ID = select(RuleSetRow.id).where(RuleSetRow.name == bindparam("name"))
+
+
+def _upsert() -> Insert:
+    statement = insert(RuleRow)
+    kept = {"id", "ruleset_id", "name", "created_at"}
+    names = [column.name for column in RuleRow.__table__.columns if column.name not in kept]
+    return statement.on_conflict_do_update(
+        index_elements=["ruleset_id", "name"],
+        set_={name: statement.excluded[name] for name in names},
+    )
+
+
+_UPSERT = _upsert()
+
+
+def remove_rules(connection: Connection, keys: Sequence[Key]) -> None:
     for ruleset, own in _by_set(keys).items():
-        owner = _set_id(session, ruleset)
+        owner = _set_id(connection, ruleset)
         for names in parts(key.name for key in own):
             where = (RuleRow.ruleset_id == owner, RuleRow.name.in_(names))
-            session.connection().execute(delete(RuleRow).where(*where))
+            connection.execute(delete(RuleRow).where(*where))
 
 
-def write_rules(session: Session, rules: Sequence[Rule], before: Configuration) -> None:
+def write_rules(connection: Connection, rules: Sequence[Rule], before: Configuration) -> None:
     """New ones and changed ones; every object they name is there."""
     if not rules:
         return
-    ids = _ids(session, {key for rule in rules for _, key, _ in rule.spec.references()})
-    owners = {name: _set_id(session, name) for name in {rule.key.parent for rule in rules}}
-    rows = [_row(rule, owners[rule.key.parent], ids) for rule in rules]
-    statement = insert(RuleRow)
-    changed = {name: statement.excluded[name] for name in rows[0] if name != "created_at"}
-    session.connection().execute(
-        statement.on_conflict_do_update(index_elements=["ruleset_id", "name"], set_=changed), rows
-    )
+    ids = _ids(connection, {key for rule in rules for _, key, _ in rule.spec.references()})
+    owners = {name: _set_id(connection, name) for name in {rule.key.parent for rule in rules}}
+    connection.execute(_UPSERT, [_row(rule, owners[rule.key.parent], ids) for rule in rules])
     grouped = [rule for rule in rules if _groups(rule) or _groups(before.get(rule.key))]
-    _write_groups(session, grouped, owners, ids)
+    _write_groups(connection, grouped, owners, ids)
 
 
 def _row(rule: Rule, owner: int, ids: dict[Key, int]) -> dict[str, Any]:
@@ -79,9 +91,8 @@ def _groups(rule: Rule | None) -> set[Key]:
 
 
 def _write_groups(
-    session: Session, rules: Sequence[Rule], owners: dict[str, int], ids: dict[Key, int]
+    connection: Connection, rules: Sequence[Rule], owners: dict[str, int], ids: dict[Key, int]
 ) -> None:
-    connection = session.connection()
     for part in parts(rules):
         names = {(owners[rule.key.parent], rule.key.name): rule for rule in part}
         query = select(RuleRow.id, RuleRow.ruleset_id, RuleRow.name).where(
@@ -102,18 +113,19 @@ def _write_groups(
             connection.execute(insert(RuleGroupRow), pairs)
 
 
-def _ids(session: Session, keys: set[Key]) -> dict[Key, int]:
+def _ids(connection: Connection, keys: set[Key]) -> dict[Key, int]:
     found: dict[Key, int] = {}
     for kind in {key.kind for key in keys}:
         model = NAMED[kind]
         for names in parts(key.name for key in keys if key.kind == kind):
             query = select(model.name, model.id).where(model.name.in_(names))
-            found |= {Key(kind, name): number for name, number in session.execute(query)}
+            found |= {Key(kind, name): number for name, number in connection.execute(query)}
     return found
 
 
-def _set_id(session: Session, name: str) -> int:
-    return session.execute(select(RuleSetRow.id).where(RuleSetRow.name == name)).scalar_one()
+def _set_id(connection: Connection, name: str) -> int:
+    found: int = connection.execute(_SET_ID, {"name": name}).scalar_one()
+    return found
 
 
 def _by_set(keys: Iterable[Key]) -> dict[str, list[Key]]:
