@@ -1,6 +1,6 @@
-"""The lowest layer of the C core for Python tests: parse, vlan, fdb, cbpf, on bytes.
+"""The lowest layer of the C core for Python tests: parse, vlan, fdb, cbpf, classify, on bytes.
 
-The C files are compiled with tests/support/core_shim.c into a shared object. Declarations are
+The C files are compiled with SHIMS into a shared object. Declarations are
 read from the sources: what stands between ``/* cffi: begin */`` and ``/* cffi: end */``, as
 fastpath/build_ffi.py does for the engine.
 """
@@ -20,10 +20,11 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "fastpath/src"
-SHIM = ROOT / "tests/support/core_shim.c"
+SHIMS = (ROOT / "tests/support/core_shim.c", ROOT / "tests/support/classify_shim.c")
 COMPILED = (
     *("cbpf", "error", "fdb", "offload", "overlay_inner", "overlay_wire", "parse", "vlan"),
-    "vxlan_wire",
+    *("vxlan_wire", "classify", "classify_build", "classify_list", "classify_plan"),
+    *("classify_probe", "classify_table", "flow_cache"),
 )
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
@@ -32,15 +33,15 @@ MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 def core() -> tuple[Any, Any]:
     """cffi's FFI and the library; neither has types that a checker could know."""
     ffi = FFI()
-    headers = ("error.h", "flow_key.h", "fdb.h", "vxlan_wire.h", "overlay_wire.h")
-    for path in (*(SOURCE / name for name in headers), SHIM):
+    headers = ("error.h", "flow_key.h", "fdb.h", "vxlan_wire.h", "overlay_wire.h", "rule.h")
+    for path in (*(SOURCE / name for name in headers), *SHIMS):
         ffi.cdef("\n".join(MARKED.findall(path.read_text())))
     with tempfile.TemporaryDirectory() as directory:
         target = Path(directory) / "core.so"
         command = [
             *shlex.split(os.environ.get("CC", "cc")),
             *("-std=gnu17", "-O2", "-g", "-shared", "-fPIC", "-D_GNU_SOURCE"),
-            *(f"-I{SOURCE}", "-o", str(target), str(SHIM)),
+            *(f"-I{SOURCE}", "-o", str(target), *(str(shim) for shim in SHIMS)),
             *(str(SOURCE / f"{name}.c") for name in COMPILED),
             "-lpcap",
         ]
