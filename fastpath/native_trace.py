@@ -51,7 +51,6 @@ class TraceReading:
     generation: int
     key: dict[str, int | bytes]
     steps: tuple[TraceStep, ...]
-    truncated: bool
 
 
 class Tracer:
@@ -68,7 +67,7 @@ class Tracer:
         rc = lib.engine_trace(self._engine.handle, port, frame, len(frame), state, out, self._err)
         self._engine.check(rc, self._err, "trace")
         steps = tuple(_step(out, step) for step in out.steps[0 : out.step_count])
-        return TraceReading(out.generation, _members(out.key), steps, out.truncated)
+        return TraceReading(out.generation, _members(out.key), steps)
 
 
 def _words(name: str, prefix: str) -> dict[int, str]:

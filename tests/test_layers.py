@@ -33,7 +33,7 @@ LAYERS = (
     | {"rules"},
     {"config", "snapshot", "worker"},
     {"engine", "engine_tables", "engine_publish", "engine_rules", "engine_conntrack"}
-    | {"trace", "analyse"},
+    | {"trace", "trace_rules", "trace_way", "analyse"},
 )
 # Byte work, testable on arrays: no port, no system call.
 PURE = {

@@ -119,13 +119,11 @@ static struct frame *mirror_chain(struct rules_work *work, const struct frame *f
 static void mirror(struct rules_work *work, const struct action_frame *at,
 		   const struct rule_action *action)
 {
-	const struct bridge_port *to = &work->bridges->ports[action->port];
 	uint32_t bytes = at->frame->frame_len;
 	unsigned mirrors = work->mirror_count;
 	struct frame *copy;
 
-	if (action->port >= work->bridges->ports_max || !to->present || !to->admin_up ||
-	    action->port == work->in_port || action->port == at->out_port)
+	if (!action_mirrors(work->bridges, action->port, work->in_port, at->out_port))
 		return;
 	if (action->snaplen != RULE_SNAPLEN_ALL && action->snaplen < bytes)
 		bytes = action->snaplen;
@@ -193,8 +191,7 @@ static bool police(struct rules_work *work, const struct action_frame *at, uint1
 			    policer->config.frames ? segments(at->frame) : 1);
 }
 
-/* What a later rule sets counts. */
-static void collect(struct rule_action *set, const struct rule_action *action)
+void action_collect(struct rule_action *set, const struct rule_action *action)
 {
 	set->set_fields |= action->set_fields;
 	if (action->set_fields & RULE_SET_VLAN)
@@ -223,7 +220,7 @@ bool action_do(struct rules_work *work, struct action_frame *at, const struct cl
 	case RULE_POLICE:
 		return police(work, at, action->policer);
 	case RULE_SET:
-		collect(&at->set, action);
+		action_collect(&at->set, action);
 		return true;
 	case RULE_REDIRECT:
 		at->redirect = action->port;

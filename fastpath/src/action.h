@@ -22,6 +22,17 @@ struct action_frame {
  * policer's rate is exceeded. */
 bool action_do(struct rules_work *work, struct action_frame *at, const struct classify_rule *rule);
 
+/* Adds what a `set` rule wants to what those before it do; what a later one sets counts. */
+void action_collect(struct rule_action *set, const struct rule_action *action);
+
+/* Does a mirror's copy of a frame go to `port`? out_port: RULE_NONE at ingress. */
+static inline bool action_mirrors(const struct bridge_tables *bridges, uint16_t port,
+				  uint16_t in_port, uint16_t out_port)
+{
+	return port < bridges->ports_max && bridges->ports[port].present &&
+	       bridges->ports[port].admin_up && port != in_port && port != out_port;
+}
+
 /* Tells the sender, once a frame. */
 void action_answer(struct rules_work *work, const struct action_frame *at);
 

@@ -76,32 +76,39 @@ static void walk_follow(struct rules_walk *walk, const struct rule_action *actio
 	}
 }
 
-const struct classify_rule *rules_walk_next(struct rules_walk *walk)
+const struct classify_rule *rules_walk_step(struct rules_walk *walk)
 {
-	while (!walk->ended) {
-		uint16_t set = walk->level[walk->depth].set;
-		const struct classify_rule *rule = classify(
-		    walk->tables->sets[set].classifier, walk->key, walk->level[walk->depth].after);
+	uint16_t set = walk->level[walk->depth].set;
+	const struct classify_rule *rule =
+	    classify(walk->tables->sets[set].classifier, walk->key, walk->level[walk->depth].after);
 
-		if (rule) {
-			if (walk->met++ == RULES_MET_MAX) {
-				walk_end(walk, RULES_DROP, RULE_NONE);
-				break;
-			}
-			walk->level[walk->depth].after = rule;
-			walk_follow(walk, &rule->action);
-			return rule;
+	if (rule) {
+		if (walk->met++ == RULES_MET_MAX) {
+			walk_end(walk, RULES_DROP, RULE_NONE);
+			return NULL;
 		}
-		if (walk->depth) {
-			walk->depth--;
-		} else if (walk->tables->sets[set].default_drop) {
-			walk_end(walk, RULES_DROP_DEFAULT, set);
-		} else {
-			walk->default_of = set;
-			walk_next_set(walk);
-		}
+		walk->level[walk->depth].after = rule;
+		walk_follow(walk, &rule->action);
+		return rule;
+	}
+	if (walk->depth) {
+		walk->depth--;
+	} else if (walk->tables->sets[set].default_drop) {
+		walk_end(walk, RULES_DROP_DEFAULT, set);
+	} else {
+		walk->default_of = set;
+		walk_next_set(walk);
 	}
 	return NULL;
+}
+
+const struct classify_rule *rules_walk_next(struct rules_walk *walk)
+{
+	const struct classify_rule *rule = NULL;
+
+	while (!rule && !walk->ended)
+		rule = rules_walk_step(walk);
+	return rule;
 }
 
 void rules_resolve(const struct rules_tables *tables, const struct rules_stage *stage,

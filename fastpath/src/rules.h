@@ -96,6 +96,11 @@ void rules_walk_begin(struct rules_walk *walk, const struct rules_tables *tables
 		      const struct rules_stage *stage, const struct flow_key *key);
 /* NULL: the walk is at its end, verdict and default_of are set. */
 const struct classify_rule *rules_walk_next(struct rules_walk *walk);
+/*
+ * The same by the sets it goes through: the next rule of the set that is being asked, or NULL when
+ * that one has none left, and the walk has gone back, on or to its end. Not at its end already.
+ */
+const struct classify_rule *rules_walk_step(struct rules_walk *walk);
 
 /*
  * The full lookup: what the cache must agree with. `key.state` is filled in. A way of more than

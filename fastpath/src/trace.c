@@ -5,42 +5,29 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "action.h"
 #include "bridge_decide.h"
-#include "engine_tables.h"
-#include "parse.h"
+#include "trace_way.h"
 #include "tx.h"
 #include "vlan.h"
-
-/* A frame on its way. */
-struct way {
-	const struct snapshot *snapshot;
-	const struct bridge_tables *tables;
-	const struct bridge *bridge;
-	const struct bridge_port *in;
-	struct trace *trace;
-	struct frame frame;
-	struct l2 l2;
-	uint16_t in_port;
-};
 
 /* --- steps ---------------------------------------------------------------------------------------
  */
 
-/* NULL: no room. */
-static struct trace_step *step_add(struct way *way, enum trace_stage stage,
-				   enum trace_result result, uint16_t port)
+struct trace_step *way_step(struct way *way, enum trace_stage stage, enum trace_result result,
+			    uint16_t port)
 {
 	struct trace *trace = way->trace;
 	struct trace_step *step;
 
 	if (trace->step_count == TRACE_STEPS_MAX) {
-		trace->truncated = true;
+		way->full = true;
 		return NULL;
 	}
 	step = &trace->steps[trace->step_count++];
 	*step = (struct trace_step){
-	    .stage = stage,
-	    .result = result,
+	    .stage = (uint8_t)stage,
+	    .result = (uint8_t)result,
 	    .reason = DROP_REASONS,
 	    .port = port,
 	    .to = RULE_NONE,
@@ -53,7 +40,7 @@ static struct trace_step *step_add(struct way *way, enum trace_stage stage,
 static void step_reason(struct way *way, enum trace_stage stage, enum trace_result result,
 			uint16_t port, unsigned reason)
 {
-	struct trace_step *step = step_add(way, stage, result, port);
+	struct trace_step *step = way_step(way, stage, result, port);
 
 	if (step)
 		step->reason = (uint8_t)reason;
@@ -80,7 +67,7 @@ static bool way_parse(struct way *way)
 	refusal = bridge_address_refusal(way->bridge, &way->l2);
 	if (refusal != BRIDGE_PASSES)
 		return dropped(way, TRACE_PARSE, way->in_port, refusal);
-	step_add(way, TRACE_PARSE, way->trace->key.layers & FLOW_BAD ? TRACE_BAD : TRACE_SOUND,
+	way_step(way, TRACE_PARSE, way->key.layers & FLOW_BAD ? TRACE_BAD : TRACE_SOUND,
 		 way->in_port);
 	return true;
 }
@@ -89,36 +76,28 @@ static bool way_vlan_in(struct way *way)
 {
 	if (way->bridge->vlan_filtering && !vlan_in(&way->in->vlan, &way->frame, way->l2.tci))
 		return dropped(way, TRACE_VLAN_IN, way->in_port, DROP_VLAN_INGRESS);
-	step_add(way, TRACE_VLAN_IN, TRACE_ASSIGNED, way->in_port);
+	way_step(way, TRACE_VLAN_IN, TRACE_ASSIGNED, way->in_port);
 	return true;
 }
 
 /* --- the way out ---------------------------------------------------------------------------------
  */
 
-/* Bytes that an edit of the tag adds. */
-static int edit_bytes(enum vlan_edit edit)
-{
-	if (edit == VLAN_EDIT_PUSH)
-		return VLAN_TAG_BYTES;
-	return edit == VLAN_EDIT_POP ? -VLAN_TAG_BYTES : 0;
-}
-
-static void way_tx(struct way *way, uint16_t id)
+void way_tx(struct way *way, const struct frame *frame, uint16_t id, enum trace_result result,
+	    bool as_is)
 {
 	const struct tx_port *to = &way->snapshot->tx_ports[id];
-	struct trace_step *step = step_add(way, TRACE_TX, TRACE_SENT, id);
-	enum vlan_edit edit = VLAN_EDIT_NONE;
+	struct trace_step *step = way_step(way, TRACE_TX, result, id);
+	struct frame sent = *frame;
 
 	if (!step)
 		return;
-	if (to->vlan_filtering)
-		edit = vlan_out(&way->tables->ports[id].vlan, &way->frame);
-	step->edit = (uint8_t)edit;
+	if (to->vlan_filtering && !as_is)
+		step->edit = (uint8_t)vlan_out(&way->tables->ports[id].vlan, frame);
+	vlan_book(&sent, step->edit);
 	step->limit = tx_mtu(to);
-	step->bytes = (uint32_t)((int)way->frame.frame_len + edit_bytes(edit));
-	if (tx_too_big(step->limit, step->bytes,
-		       (uint8_t)(way->frame.l3_offset + edit_bytes(edit)))) {
+	step->bytes = sent.frame_len;
+	if (tx_too_big(step->limit, sent.frame_len, sent.l3_offset)) {
 		step->result = TRACE_DROP;
 		step->reason = DROP_TOO_BIG;
 	} else if (to->port->monitor) {
@@ -127,9 +106,58 @@ static void way_tx(struct way *way, uint16_t id)
 	}
 }
 
-static void way_destination(struct way *way, uint16_t id)
+static void way_destination(struct way *way, const struct frame *frame, const struct flow_key *key,
+			    uint16_t id, bool moved);
+
+/* From one destination's rules to another one; `key` is that of the frame as it is now. */
+static void way_moved(struct way *way, const struct frame *frame, const struct flow_key *key,
+		      uint16_t from, uint16_t to, bool moved)
 {
-	way_tx(way, id);
+	unsigned reason = DROP_DESTINATION_DOWN;
+
+	if (!moved) {
+		if (to < way->tables->ports_max &&
+		    bridge_reaches(way->tables, way->in->reach, to, way->bridge->vlan_filtering,
+				   frame->vid)) {
+			way_destination(way, frame, key, to, true);
+			return;
+		}
+		reason = bridge_unicast_refusal(way->tables, way->in_port, to);
+	}
+	dropped(way, TRACE_RULES_EGRESS, from, reason);
+}
+
+/* A destination: its rules, then out. moved: rules of another one have sent the frame here. */
+static void way_destination(struct way *way, const struct frame *frame, const struct flow_key *key,
+			    uint16_t id, bool moved)
+{
+	const struct rules_tables *rules = &way->snapshot->rules;
+	struct flow_key own = *key;
+	struct way_stage at = {
+	    .stage = TRACE_RULES_EGRESS, .out_port = id, .frame = frame, .key = &own};
+	struct frame edited, rest;
+	uint8_t header[RULES_HEADER_MAX];
+	struct way_fate fate;
+
+	at.rules = rules->any ? rules->egress[id] : NULL;
+	if (!at.rules) {
+		way_tx(way, frame, id, TRACE_SENT, false);
+		return;
+	}
+	fate = way_rules(way, &at);
+	if (fate.reason != BRIDGE_PASSES)
+		return;
+	if (fate.set.set_fields) {
+		action_edit(frame, &own, &fate.set, way->bridge->vlan_filtering, &edited, &rest,
+			    header);
+		parse_flow(&edited, &own);
+		own.state = way->state;
+		frame = &edited;
+	}
+	if (fate.redirect != RULE_NONE && fate.redirect != id)
+		way_moved(way, frame, &own, id, fate.redirect, moved);
+	else
+		way_tx(way, frame, id, TRACE_SENT, false);
 }
 
 /* --- who gets it ---------------------------------------------------------------------------------
@@ -145,7 +173,7 @@ static void way_flood(struct way *way)
 		dropped(way, TRACE_FLOOD, RULE_NONE, DROP_FLOOD_OFF);
 		return;
 	}
-	step = step_add(way, TRACE_FLOOD, TRACE_FLOODED, RULE_NONE);
+	step = way_step(way, TRACE_FLOOD, TRACE_FLOODED, RULE_NONE);
 	for (unsigned i = 0; i < bridge->port_count; i++) {
 		uint16_t id = bridge->ports[i];
 		unsigned refusal =
@@ -170,7 +198,7 @@ static void way_flood(struct way *way)
 
 		if (bridge_flood_refusal(way->tables, bridge, way->in_port, id, way->frame.vid) ==
 		    BRIDGE_PASSES)
-			way_destination(way, id);
+			way_destination(way, &way->frame, &way->key, id, false);
 	}
 }
 
@@ -204,21 +232,73 @@ static void way_fdb(struct way *way)
 	if (!(way->l2.dst & MAC_GROUP))
 		found = way_lookup(way, vid);
 	if (found == FDB_MISS) {
-		step_add(way, TRACE_FDB, TRACE_MISS, RULE_NONE);
+		way_step(way, TRACE_FDB, TRACE_MISS, RULE_NONE);
 		way_flood(way);
 		return;
 	}
-	step = step_add(way, TRACE_FDB, TRACE_FOUND, RULE_NONE);
+	step = way_step(way, TRACE_FDB, TRACE_FOUND, RULE_NONE);
 	if (!step)
 		return;
 	step->to = (uint16_t)found;
 	if (bridge_reaches(way->tables, way->in->reach, (unsigned)found,
 			   way->bridge->vlan_filtering, way->frame.vid)) {
-		way_destination(way, (uint16_t)found);
+		way_destination(way, &way->frame, &way->key, (uint16_t)found, false);
 		return;
 	}
 	step->result = TRACE_DROP;
 	step->reason = (uint8_t)bridge_unicast_refusal(way->tables, way->in_port, (uint16_t)found);
+}
+
+/* --- rules of ingress ----------------------------------------------------------------------------
+ */
+
+/* What `set` says, in the frame and in what was read of it. */
+static void way_edit(struct way *way, const struct rule_action *set, struct flow_key *key)
+{
+	action_edit(&way->frame, key, set, way->bridge->vlan_filtering, &way->frame, &way->rest,
+		    way->header);
+	parse_l2(&way->frame, &way->l2);
+	parse_flow(&way->frame, key);
+	key->state = way->state;
+}
+
+static void way_redirected(struct way *way, uint16_t to, struct trace_step *step)
+{
+	if (to < way->tables->ports_max &&
+	    bridge_reaches(way->tables, way->in->reach, to, way->bridge->vlan_filtering,
+			   way->frame.vid)) {
+		way_destination(way, &way->frame, &way->key, to, false);
+	} else if (step) {
+		step->result = TRACE_DROP;
+		step->reason = (uint8_t)bridge_unicast_refusal(way->tables, way->in_port, to);
+	}
+}
+
+/* Behind vlan in: the rules of ingress, and where the frame goes. */
+static void way_forward(struct way *way)
+{
+	const struct rules_tables *rules = &way->snapshot->rules;
+	struct way_stage at = {.stage = TRACE_RULES_INGRESS,
+			       .out_port = RULE_NONE,
+			       .frame = &way->frame,
+			       .key = &way->key};
+	struct way_fate fate;
+
+	at.rules = rules->any ? rules->ingress[way->in_port] : NULL;
+	if (!at.rules) {
+		way_fdb(way);
+		return;
+	}
+	fate = way_rules(way, &at);
+	way->trace->key = way->key;
+	if (fate.reason != BRIDGE_PASSES)
+		return;
+	if (fate.set.set_fields)
+		way_edit(way, &fate.set, &way->key);
+	if (fate.redirect != RULE_NONE)
+		way_redirected(way, fate.redirect, fate.step);
+	else
+		way_fdb(way);
 }
 
 /* --- the whole ---------------------------------------------------------------------------------
@@ -233,6 +313,8 @@ int engine_trace(struct engine *engine, uint16_t in_port, const uint8_t *bytes, 
 	    .tables = &snapshot->tables,
 	    .trace = trace,
 	    .in_port = in_port,
+	    .state = state,
+	    .state_known = state != 0,
 	    /* nothing here writes to a frame's bytes */
 	    .frame = {.data = (uint8_t *)(uintptr_t)bytes,
 		      .len = len,
@@ -249,13 +331,18 @@ int engine_trace(struct engine *engine, uint16_t in_port, const uint8_t *bytes, 
 	trace->generation = snapshot->generation;
 	trace->step_count = 0;
 	trace->rule_count = 0;
-	trace->truncated = false;
-	parse_flow(&way.frame, &trace->key);
-	if (!way_parse(&way) || !way_vlan_in(&way))
-		return 0;
-	parse_flow(&way.frame, &trace->key); /* now with its VLAN */
-	trace->key.state = state;
-	way_fdb(&way);
+	parse_flow(&way.frame, &way.key);
+	if (way_parse(&way) && way_vlan_in(&way)) {
+		parse_flow(&way.frame, &way.key); /* now with its VLAN */
+		way.key.state = state;
+		trace->key = way.key;
+		way_forward(&way);
+	} else {
+		trace->key = way.key;
+	}
+	if (way.full)
+		return error_set(err, E2BIG, "the frame has more than %u steps to tell",
+				 (unsigned)TRACE_STEPS_MAX);
 	return 0;
 }
 

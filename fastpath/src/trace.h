@@ -29,7 +29,9 @@
 enum {
 	TRACE_FRAME_MAX = 65554, /* bytes: FRAME_LEN_MAX */
 	TRACE_STEPS_MAX = 16384, /* a frame flooded to as many ports as there may be, and more */
-	TRACE_RULES_MAX = 100	 /* rules listed in a trace that do not match */
+	TRACE_RULES_MAX = 1024,	 /* rules listed in a trace */
+	TRACE_MISSES_MAX = 100,	 /* of them such that do not match */
+	TRACE_ALTERNATIVES_MAX = 4096 /* of a rule, looked at for what comes closest */
 };
 
 enum trace_stage {
@@ -55,7 +57,8 @@ enum trace_result {
 	TRACE_FLOODED,	/* flood: by `bytes` ports, before their rules */
 	TRACE_LEFT_OUT, /* flood: `port` does not get it; reason */
 	TRACE_SENT,	/* tx: handed to the port's driver */
-	TRACE_COPIED	/* tx: a mirror's copy is */
+	TRACE_COPIED,	/* tx: a mirror's copy is */
+	TRACE_ANSWERED	/* tx: what the sender of a rejected frame is told is */
 };
 
 /* What of a key an alternative of a rule does not agree with; in this order. */
@@ -97,7 +100,7 @@ struct trace_step {
 	uint32_t limit;	     /* tx: MTU, 0: none */
 	uint32_t rules;	     /* rules_*: the first of `rule_count` rules met, in the trace's list */
 	uint32_t rule_count;
-	uint32_t left_out; /* rules_*: that did not match, beyond those listed */
+	uint32_t left_out; /* rules_*: rules beyond those listed */
 };
 
 /* A rule that was looked at. */
@@ -115,16 +118,16 @@ struct trace {
 	struct flow_key key; /* as the rules of ingress see it */
 	uint32_t step_count;
 	uint32_t rule_count;
-	bool truncated; /* there was no room for a step or a matching rule */
 	struct trace_step steps[TRACE_STEPS_MAX];
-	struct trace_rule rules[2 * TRACE_RULES_MAX];
+	struct trace_rule rules[TRACE_RULES_MAX];
 };
 
 struct engine;
 
 /*
  * state: enum flow_state to assume; 0: what the table of connections says. EINVAL: no frame has
- * that length; ENOENT: the configuration in force has no such port.
+ * that length; ENOENT: the configuration in force has no such port; E2BIG: there is more to tell
+ * than TRACE_STEPS_MAX steps.
  */
 int engine_trace(struct engine *engine, uint16_t in_port, const uint8_t *bytes, uint32_t len,
 		 uint8_t state, struct trace *trace, struct error *err);

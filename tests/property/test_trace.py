@@ -8,8 +8,18 @@ from typing import Any
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from fastpath.native_rules import (
+    RULE_NONE,
+    PlacedAttach,
+    PlacedPolicer,
+    PlacedRule,
+    PlacedSet,
+    RuleTables,
+)
 from fastpath.native_trace import Tracer, TraceReading
+from fastpath.protocol import WireAction, WireRule, WireTerm
 from fastpath.readings import Counters
+from fastpath.rules import Compiler, Names
 from tests.support.switch import Attached, Switch
 from vswitch.frames import FrameFields, build
 
@@ -86,6 +96,119 @@ def frames(draw: st.DrawFn) -> bytes:
     return frame
 
 
+# --- rules ---------------------------------------------------------------------------------------
+
+SETS = ("fw", "port", "inner", "innermost")  # the last two are jumped to
+JUMPS = {"fw": "inner", "port": "inner", "inner": "innermost"}
+POLICER = PlacedPolicer(0, frames=True, rate=1, burst=3)
+
+
+def exactly(field: str, raw: bytes) -> WireTerm:
+    return WireTerm(field, masks=((raw, b"\xff" * len(raw)),))
+
+
+terms = st.one_of(
+    st.sampled_from(
+        [
+            exactly("ip_proto", b"\x06"),
+            exactly("ip_proto", b"\x11"),
+            exactly("ip_proto", b"\x01"),
+            WireTerm("ip_src", masks=((bytes([10, 0, 0, 0]), bytes([255, 0, 0, 0])),)),
+            WireTerm("ip_dst", masks=((bytes(16), bytes(16)),)),
+            WireTerm("l4_dst", ranges=((80, 80), (443, 500))),
+            WireTerm("l4_src", ranges=((49_000, 50_000),)),
+            WireTerm("tcp_flags", masks=((b"\x02", b"\x12"),)),
+            exactly("icmp_type", b"\x08"),
+            exactly("arp_op", b"\x00\x01"),
+            exactly("eth_type", b"\x88\xb5"),
+            exactly("vlan_tagged", b"\x01"),
+            exactly("vlan_tagged", b"\x00"),
+            exactly("vlan_pcp", b"\x03"),
+            WireTerm("fragment", words=("none",)),
+            WireTerm("state", words=("new",)),
+            WireTerm("state", words=("invalid", "established")),
+            WireTerm("in_port", words=("p0", "p1")),
+        ]
+    ),
+    st.sampled_from(STATIONS).map(lambda mac: exactly("eth_dst", mac)),
+    st.sampled_from(STATIONS).map(lambda mac: exactly("eth_src", mac)),
+    st.sampled_from(VIDS).map(lambda vid: exactly("vlan_vid", vid.to_bytes(2, "big"))),
+)
+actions = st.one_of(
+    st.sampled_from(["allow", "allow", "drop", "drop", "reject", "log", "jump"]).map(WireAction),
+    st.builds(WireAction, st.just("redirect"), st.sampled_from(["p0", "p1"])),
+    st.builds(
+        WireAction, st.just("mirror"), st.sampled_from(["p0", "p1"]), st.sampled_from([0, 14, 40])
+    ),
+    st.just(WireAction("police", policer="meter")),
+    st.builds(
+        WireAction,
+        st.just("set"),
+        vlan=st.sampled_from([None, 1, 2, 3]),
+        pcp=st.sampled_from([None, 0, 5]),
+        dscp=st.sampled_from([None, 46]),
+        eth_src=st.sampled_from(["", STATIONS[0].hex(":")]),
+        eth_dst=st.sampled_from(["", STATIONS[1].hex(":"), "ff:ff:ff:ff:ff:ff"]),
+    ).filter(lambda action: action != WireAction("set")),
+)
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> WireRule:
+    name = draw(st.sampled_from(SETS))
+    action = draw(actions)
+    if action.type == "jump":
+        action = WireAction("jump", ruleset=JUMPS[name]) if name in JUMPS else WireAction("log")
+    match = draw(st.lists(terms, max_size=2, unique_by=lambda term: term.field))
+    return WireRule(
+        ruleset=name,
+        id=draw(st.text("abcdef", min_size=1, max_size=4)),
+        priority=draw(st.integers(-2, 2)),
+        match=tuple(match),
+        action=action,
+        log=draw(st.booleans()),
+        expires_at=0,
+    )
+
+
+attaches = st.lists(
+    st.builds(
+        PlacedAttach,
+        st.sampled_from([0, 0, 1]),
+        st.sampled_from([0, RULE_NONE]),
+        st.sampled_from([0, 1]),
+        st.booleans(),
+        st.integers(0, 2),
+    ).map(lambda a: a if a.bridge == RULE_NONE else PlacedAttach(a.set, 0, RULE_NONE, a.egress, 0)),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda a: (a.set, a.bridge, a.port, a.egress),
+)
+
+
+def install(
+    switch: Switch,
+    wanted: list[WireRule],
+    defaults: list[bool],
+    attached: list[PlacedAttach],
+) -> None:
+    """All rules in force at once; of those with one id in one set the last."""
+    slots = {name: number for number, name in enumerate(SETS)}
+    ports = {port.spec.name: slot for slot, port in switch.ports.items()}
+    compiler = Compiler(Names(ports=ports, policers={"meter": 0}, sets=slots))
+    tables = RuleTables(switch.engine)
+    by_key = {rule.key: rule for rule in wanted}
+    for name, number in slots.items():
+        placed = [
+            PlacedRule(at, rule.priority, rule.id, compiler.action(rule), compiler.matches(rule))
+            for at, rule in enumerate(by_key.values())
+            if rule.ruleset == name
+        ]
+        tables.update(number, [], placed)
+    sets = [PlacedSet(number, drop) for number, drop in enumerate(defaults)]
+    tables.publish(2, sets, sorted(attached, key=lambda a: (a.order, a.port)), [POLICER])
+
+
 # --- what was said, what happened ----------------------------------------------------------------
 
 
@@ -95,7 +218,7 @@ def said(reading: TraceReading, in_port: str, names: dict[int, str]) -> tuple[An
     drops: Drops = Counter()
     for step in reading.steps:
         port = names.get(step.port if step.port is not None else -1, "")
-        if step.result in ("sent", "copied"):
+        if step.result in ("sent", "copied", "answered"):
             sent[port, step.bytes] += 1
         elif step.result in ("drop", "reject"):
             inward = step.stage in INWARD
@@ -158,3 +281,32 @@ def test_a_trace_is_what_happens(
             reading = same(switch, tracer, attached[number % len(attached)], frame)
             last = reading.steps[-1]
             event(f"{last.stage} {last.result} {last.reason}")
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    bridges,
+    st.lists(ports, min_size=2, max_size=4),
+    st.lists(rules(), min_size=1, max_size=10),
+    st.lists(st.booleans(), min_size=len(SETS), max_size=len(SETS)),
+    attaches,
+    st.lists(st.tuples(st.integers(0, 4), frames()), min_size=12, max_size=24),
+)
+def test_a_trace_is_what_happens_under_rules(
+    bridge: dict[str, Any],
+    specs: list[dict[str, Any]],
+    wanted: list[WireRule],
+    defaults: list[bool],
+    attached: list[PlacedAttach],
+    sent: list[tuple[int, bytes]],
+) -> None:
+    with Switch(**bridge) as switch:
+        switch.add_bridge("br1")
+        members = [switch.add(f"p{n}", "memory", **spec) for n, spec in enumerate(specs)]
+        install(switch, wanted, defaults, attached)
+        tracer = Tracer(switch.engine)
+        for number, frame in sent:
+            reading = same(switch, tracer, members[number % len(members)], frame)
+            for step in reading.steps:
+                if step.stage.startswith("rules_"):
+                    event(f"{step.stage} {step.result} {step.reason}")
