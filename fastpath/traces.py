@@ -146,6 +146,7 @@ def _detail(step: TraceStep, fields: Mapping[str, str], names: Names) -> str:
         "flooded": f"to {step.bytes} ports",
         "sent": f"{EDITS[step.edit]}, {step.bytes} bytes",
         "copied": f"a mirror's copy, {step.bytes} bytes",
+        "answered": f"what the sender is told, {step.bytes} bytes",
     }
     return details.get(step.result, "")
 

@@ -56,8 +56,17 @@ bool policer_take(struct policer *policer, uint64_t now_ns, uint32_t bytes, uint
 	return true;
 }
 
-bool policer_peek(const struct policer *policer, uint64_t now_ns, uint32_t bytes, uint32_t frames)
+bool policer_peek(const struct policer *policer, uint64_t now_ns, uint32_t bytes, uint32_t frames,
+		  uint32_t times)
 {
-	return conforms(policer, atomic_load_explicit(&policer->empty, memory_order_relaxed),
-			now_ns << SHIFT, frame_time(policer, bytes, frames));
+	uint64_t time = frame_time(policer, bytes, frames);
+	uint64_t empty = atomic_load_explicit(&policer->empty, memory_order_relaxed);
+	uint64_t now = now_ns << SHIFT;
+
+	while (times--) {
+		if (!conforms(policer, empty, now, time))
+			return false;
+		empty = (empty > now ? empty : now) + time;
+	}
+	return true;
 }

@@ -36,5 +36,6 @@ void policer_init(struct policer *policer, const struct policer_config *config);
 
 /* Within the rate? Takes its share if so. */
 bool policer_take(struct policer *policer, uint64_t now_ns, uint32_t bytes, uint32_t frames);
-/* Would it be? */
-bool policer_peek(const struct policer *policer, uint64_t now_ns, uint32_t bytes, uint32_t frames);
+/* Would it be, each of so many times? (A flooded frame may ask once for each destination.) */
+bool policer_peek(const struct policer *policer, uint64_t now_ns, uint32_t bytes, uint32_t frames,
+		  uint32_t times);

@@ -103,8 +103,23 @@ static void list_misses(struct way *way, struct trace_step *step, uint16_t set,
 /* --- what rules do -------------------------------------------------------------------------------
  */
 
+/* Rules of this policer that the frame has met, the last one included: each takes its share. */
+static uint32_t shares(const struct trace *trace, uint16_t policer)
+{
+	uint32_t found = 0;
+
+	for (uint32_t i = 0; i < trace->rule_count; i++) {
+		const struct trace_rule *rule = &trace->rules[i];
+
+		found += rule->field == TRACE_MATCHED && rule->action.type == RULE_POLICE &&
+			 rule->action.policer == policer;
+	}
+	return found;
+}
+
 static bool in_rate(const struct way *way, const struct frame *frame, uint16_t id)
 {
+	uint32_t times = shares(way->trace, id);
 	const struct policer *policer = way->snapshot->rules.policers[id];
 	struct timespec now;
 
@@ -112,7 +127,7 @@ static bool in_rate(const struct way *way, const struct frame *frame, uint16_t i
 		return true;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return policer_peek(policer, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
-			    frame->frame_len, 1);
+			    frame->frame_len, 1, times);
 }
 
 static void mirror(struct way *way, const struct way_stage *at, const struct rule_action *action)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from fastpath.native_rules import (
@@ -264,7 +264,12 @@ def same(switch: Switch, tracer: Tracer, attached: Attached, frame: bytes) -> Tr
     return reading
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=250,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
 @given(
     bridges,
     st.lists(ports, min_size=2, max_size=5),
@@ -283,7 +288,12 @@ def test_a_trace_is_what_happens(
             event(f"{last.stage} {last.result} {last.reason}")
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=120,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
 @given(
     bridges,
     st.lists(ports, min_size=2, max_size=4),
