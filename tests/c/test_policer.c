@@ -26,7 +26,7 @@ static uint64_t offer(uint64_t from_ns, uint64_t gap_ns, unsigned count, uint32_
 
 	for (unsigned i = 0; i < count; i++) {
 		uint64_t now = from_ns + i * gap_ns;
-		bool would = policer_peek(&policer, now, bytes, frames);
+		bool would = policer_peek(&policer, now, bytes, frames, 1);
 		bool does = policer_take(&policer, now, bytes, frames);
 
 		CHECK(would == does);
