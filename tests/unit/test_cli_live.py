@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +77,52 @@ def test_a_switch_from_nothing_to_nothing(shell: Shell) -> None:
         assert shell.run("port", "delete", name) == 0
     assert shell.run("bridge", "delete", "br0") == 0
     assert shell.run("bridge", "show", "br0") == 4
+
+
+RULES = """
+spec:
+  attach: [{bridge: br1, direction: ingress}]
+  rules:
+  - {id: web, priority: 10, action: {type: drop}, match: {ip: {proto: tcp}, l4: {dport: ["80"]}}}
+  - {id: rest, action: {type: police, policer: slow}, match: {ip: {src: "group:bad"}}}
+"""
+
+
+def test_rules_from_a_file_and_one_by_one(shell: Shell, tmp_path: Path) -> None:
+    shell.json("bridge", "create", "br1")
+    made = shell.json("group", "put", "bad", "--type", "ip", "-m", "10.0.0.0/8", "-m", "::1")
+    assert made["spec"]["members"] == ["10.0.0.0/8", "::1"]
+    policer = shell.json("policer", "put", "slow", "--rate", "1000", "--unit", "frames_per_s")
+    assert policer["status"]["burst"] == 100
+    file = tmp_path / "fw.yaml"
+    file.write_text(RULES)
+    assert shell.json("ruleset", "apply", "fw", str(file))["generation"] == 1
+    arguments = ("--action", "allow", "--priority", "5", "-s", "match.eth.type=arp")
+    assert shell.json("rule", "put", "fw", "arp", *arguments)["spec"]["priority"] == 5
+    assert [item["id"] for item in shell.json("rule", "list", "fw")] == ["arp", "web", "rest"]
+    assert [item["id"] for item in shell.json("ruleset", "counters", "fw")] == [
+        "arp",
+        "web",
+        "rest",
+    ]
+    assert shell.json("ruleset", "log", "fw")["items"] == []
+    assert shell.json("ruleset", "list")[0]["status"]["compiled"]["rules"] == 3
+    assert shell.run("group", "delete", "bad") == 5
+    assert shell.run("rule", "delete", "fw", "rest") == 0
+    assert shell.run("rule", "show", "fw", "rest") == 4
+    assert shell.json("group", "list")[0]["status"]["referrers"] == []
+    for command in ("group delete bad", "policer delete slow"):
+        assert shell.run(*command.split()) == 0
+    table = tmp_path / "table.json"
+    table.write_text('[{"dir": 0, "proto": 6, "dstport": 80}, {"dir": 1, "proto": 17}]')
+    imported = shell.json("ruleset", "import", "old", str(table), "--bridge", "br1")
+    assert [item["name"] for item in imported["items"]] == ["old-in", "old-out"]
+    for output in ("table", "yaml"):
+        for command in ("ruleset list", "rule list fw", "ruleset counters fw", "policer list"):
+            assert shell.run(*command.split(), "-o", output) == 0
+    for name in ("fw", "old-in", "old-out"):
+        assert shell.run("ruleset", "delete", name) == 0
+    assert shell.run("bridge", "delete", "br1") == 0
 
 
 def test_refusals_name_the_field(shell: Shell) -> None:

@@ -12,7 +12,20 @@ from collections.abc import Sequence
 
 import typer
 
-from vswitch.cli import bridges, connections, fdb, ports, serve, stats, system, top, traces
+from vswitch.cli import (
+    bridges,
+    connections,
+    fdb,
+    groups,
+    policers,
+    ports,
+    rulesets,
+    serve,
+    stats,
+    system,
+    top,
+    traces,
+)
 from vswitch.cli.client import CliError, close_all
 
 app = typer.Typer(
@@ -26,6 +39,10 @@ app = typer.Typer(
 )
 app.add_typer(bridges.app, name="bridge", help="Bridges: list, show, create, set, delete.")
 app.add_typer(ports.app, name="port", help="Ports: list, show, create, set, delete.")
+app.add_typer(rulesets.app, name="ruleset", help="Rule sets: a whole set at once; counters, log.")
+app.add_typer(rulesets.rules, name="rule", help="Rules of a set, one at a time.")
+app.add_typer(groups.app, name="group", help="Addresses or ports that rules name together.")
+app.add_typer(policers.app, name="policer", help="Rates that rules share.")
 app.add_typer(connections.app, name="connections", help="Connections tracked: list, flush.")
 app.add_typer(fdb.app, name="fdb", help="Learned and static addresses of a bridge.")
 app.add_typer(stats.app, name="stats", help="Counters; every frame is in them.")
