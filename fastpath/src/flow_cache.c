@@ -4,6 +4,9 @@
 #include <assert.h>
 #include <string.h>
 #include <sys/mman.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 enum {
 	SETS = FLOW_CACHE_ENTRIES / FLOW_CACHE_WAYS,
@@ -43,7 +46,10 @@ static uint64_t seed_next(uint64_t *state)
 	return z ^ z >> 31;
 }
 
-/* Sparse: a worker pays for the flows it has seen, 17 MB at most, and for a page at its first. */
+/*
+ * Sparse: a worker pays for the flows it has seen, 17 MB at most. With pages of 4 KB nearly each
+ * look would miss the TLB, too.
+ */
 struct flow_cache *flow_cache_create(uint64_t seed)
 {
 	struct flow_cache *cache = mmap(NULL, sizeof(*cache), PROT_READ | PROT_WRITE,
@@ -51,6 +57,7 @@ struct flow_cache *flow_cache_create(uint64_t seed)
 
 	if (cache == MAP_FAILED)
 		return NULL;
+	madvise(cache, sizeof(*cache), MADV_HUGEPAGE);
 	for (unsigned i = 0; i <= KEY_WORDS; i++)
 		cache->seed[i] = seed_next(&seed);
 	return cache;
@@ -69,15 +76,33 @@ static inline uint64_t fold(uint64_t a, uint64_t b)
 	return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
+static inline uint64_t key_word(const struct flow_key *key, unsigned i)
+{
+	uint64_t word;
+
+	memcpy(&word, (const uint8_t *)key + 8 * i, sizeof(word));
+	return word;
+}
+
+static inline bool key_same(const struct flow_key *a, const struct flow_key *b)
+{
+	uint64_t differs = 0;
+
+#pragma GCC unroll 8
+	for (unsigned i = 0; i < KEY_WORDS; i++)
+		differs |= key_word(a, i) ^ key_word(b, i);
+	return !differs;
+}
+
 static inline uint64_t flow_cache_hash(const struct flow_cache *cache, uint32_t stage,
 				       const struct flow_key *masked)
 {
 	const uint64_t *seed = cache->seed;
-	uint64_t word[KEY_WORDS], sum = 0;
+	uint64_t sum = 0;
 
-	memcpy(word, masked, sizeof(word));
+#pragma GCC unroll 4
 	for (unsigned i = 0; i < KEY_WORDS; i += 2)
-		sum ^= fold(word[i] ^ seed[i], word[i + 1] ^ seed[i + 1]);
+		sum ^= fold(key_word(masked, i) ^ seed[i], key_word(masked, i + 1) ^ seed[i + 1]);
 	return fold(sum ^ stage, seed[KEY_WORDS] | 1);
 }
 
@@ -99,12 +124,22 @@ static inline uint32_t tag_of(uint64_t hash)
 /* The ways of a set that carry the tag, a bit each. */
 static inline unsigned set_ways(const struct flow_set *set, uint32_t tag)
 {
+#ifdef __SSE2__
+	const __m128i *tags = (const __m128i *)(const void *)set->tag;
+	__m128i wanted = _mm_set1_epi32((int)tag);
+	__m128i same = _mm_packs_epi32(_mm_cmpeq_epi32(_mm_load_si128(tags), wanted),
+				       _mm_cmpeq_epi32(_mm_load_si128(tags + 1), wanted));
+
+	return (unsigned)_mm_movemask_epi8(_mm_packs_epi16(same, _mm_setzero_si128()));
+#else
 	unsigned ways = 0;
 
 	for (unsigned w = 0; w < FLOW_CACHE_WAYS; w++)
 		ways |= (unsigned)(set->tag[w] == tag) << w;
 	return ways;
+#endif
 }
+static_assert(FLOW_CACHE_WAYS == 8, "a set's tags are two registers");
 
 uint64_t flow_cache_prefetch(const struct flow_cache *cache, uint32_t stage,
 			     const struct flow_key *masked)
@@ -144,7 +179,7 @@ static inline struct flow_path *find_in(struct flow_cache *cache, unsigned s, ui
 		struct flow_entry *entry = &cache->entries[s][w];
 
 		if (entry->generation != generation || entry->path.stage != stage ||
-		    memcmp(&entry->key, masked, sizeof(*masked)) != 0)
+		    !key_same(&entry->key, masked))
 			continue;
 		if (set->used[w] != cache->clock)
 			set->used[w] = cache->clock;

@@ -319,6 +319,22 @@ static bool enter(struct rules_work *work, const struct rules_stage *stage, stru
 	return true;
 }
 
+/*
+ * Loops of their own: keys are written in small pieces, and reading them as words right behind
+ * that would wait for each; and while one frame's line of the cache is on its way so are others'.
+ */
+static void look_ahead(struct rules_work *work, const struct rules_stage *stage, uint64_t frames,
+		       struct flow_key masked[FRAME_BATCH], uint64_t hashes[FRAME_BATCH])
+{
+	for (uint64_t left = frames; left; left &= left - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(left);
+
+		hashes[i] = hash_of(work, stage, &work->keys[i], &masked[i]);
+	}
+	for (uint64_t left = work->cache ? frames : 0; left; left &= left - 1)
+		flow_cache_prefetch_entry(work->cache, hashes[__builtin_ctzll(left)]);
+}
+
 uint64_t rules_ingress(struct rules_work *work, const struct rules_stage *stage,
 		       struct frame *batch, uint64_t accepted, uint64_t *edited)
 {
@@ -336,9 +352,9 @@ uint64_t rules_ingress(struct rules_work *work, const struct rules_stage *stage,
 			continue;
 		}
 		key_parse(work, &batch[i], i);
-		if (!stage->uses_state)
-			hashes[i] = hash_of(work, stage, &work->keys[i], &masked[i]);
 	}
+	if (!stage->uses_state)
+		look_ahead(work, stage, accepted, masked, hashes);
 	for (uint64_t left = accepted; left; left &= left - 1) {
 		unsigned i = (unsigned)__builtin_ctzll(left);
 		uint64_t bit = (uint64_t)1 << i;
