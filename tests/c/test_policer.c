@@ -60,6 +60,17 @@ static void rates(void)
 	CHECK(offer(SECOND, SECOND / 500, 5000, 1000, 1) == 5000);
 }
 
+/* Asked for several at once: as many as take would give. */
+static void peeks(void)
+{
+	make(true, 100, 10);
+	CHECK(policer_peek(&policer, SECOND, 64, 1, 10) &&
+	      !policer_peek(&policer, SECOND, 64, 1, 11));
+	CHECK(offer(SECOND, 0, 4, 64, 1) == 4);
+	CHECK(policer_peek(&policer, SECOND, 64, 1, 6) &&
+	      !policer_peek(&policer, SECOND, 64, 1, 7));
+}
+
 /* What is larger than the burst passes an empty bucket, and is paid for. */
 static void larger_than_the_burst(void)
 {
@@ -113,6 +124,7 @@ int main(void)
 {
 	bursts();
 	rates();
+	peeks();
 	larger_than_the_burst();
 	ends();
 	shared();
