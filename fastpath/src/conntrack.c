@@ -49,9 +49,41 @@ static struct conntrack_entry *living(const struct conntrack *table,
 	return conntrack_expired(table, entry, now) ? NULL : entry;
 }
 
-enum flow_state conntrack_lookup(struct conntrack *table, const struct flow_key *key,
-				 const struct frame *frame, uint16_t bridge, uint32_t now,
-				 struct conntrack_ref *ref)
+void conntrack_prefetch(const struct conntrack *table, const struct flow_key *keys, uint64_t which,
+			uint16_t bridge, uint64_t *hashes)
+{
+	struct conntrack_view view;
+
+	for (uint64_t left = which; left; left &= left - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(left);
+
+		hashes[i] = 0;
+		if (!conntrack_is_plain(&keys[i]))
+			continue;
+		conntrack_view(&keys[i], NULL, bridge, &view);
+		hashes[i] = conntrack_hash(table, &view.tuple);
+		__builtin_prefetch(
+		    conntrack_chain(table, conntrack_shard_of(table, hashes[i]), hashes[i]));
+	}
+	for (uint64_t left = which; left; left &= left - 1) {
+		uint64_t hash = hashes[__builtin_ctzll(left)];
+		uint32_t index;
+
+		if (!hash)
+			continue;
+		index = atomic_load_explicit(
+		    conntrack_chain(table, conntrack_shard_of(table, hash), hash),
+		    memory_order_relaxed);
+		if (index) {
+			__builtin_prefetch(conntrack_at(table, index), 1);
+			__builtin_prefetch(&conntrack_at(table, index)->frames, 1);
+		}
+	}
+}
+
+enum flow_state conntrack_lookup_hashed(struct conntrack *table, const struct flow_key *key,
+					const struct frame *frame, uint16_t bridge, uint32_t now,
+					uint64_t hash, struct conntrack_ref *ref)
 {
 	const struct conntrack_entry *entry;
 	struct conntrack_shard *shard;
@@ -69,7 +101,7 @@ enum flow_state conntrack_lookup(struct conntrack *table, const struct flow_key 
 		ref->state = (uint8_t)conntrack_fragment_find(table, key, frame, bridge, now, ref);
 	if (view.sort != CONNTRACK_TRACKED && view.sort != CONNTRACK_ABOUT)
 		return ref->state;
-	ref->hash = conntrack_hash(table, &view.tuple);
+	ref->hash = hash ? hash : conntrack_hash(table, &view.tuple);
 	shard = conntrack_shard_of(table, ref->hash);
 	conntrack_lock(&shard->lock);
 	entry = living(table, shard, ref->hash, &view.tuple, now, &index);

@@ -127,10 +127,25 @@ struct conntrack_settings conntrack_defaults(uint32_t connections_max);
 /* Also while workers use the table. */
 void conntrack_set(struct conntrack *table, const struct conntrack_settings *settings);
 
+/*
+ * For a batch: hashes the frames in `which` and brings what lookup needs of them, while others are
+ * on their way. hashes[i] is for lookup of frame i, before its key changes; 0: none, which is what
+ * every other frame has.
+ */
+void conntrack_prefetch(const struct conntrack *table, const struct flow_key *keys, uint64_t which,
+			uint16_t bridge, uint64_t *hashes);
 /* now: seconds of CLOCK_MONOTONIC (the boot's, so that it goes on in a successor). */
-enum flow_state conntrack_lookup(struct conntrack *table, const struct flow_key *key,
-				 const struct frame *frame, uint16_t bridge, uint32_t now,
-				 struct conntrack_ref *ref);
+enum flow_state conntrack_lookup_hashed(struct conntrack *table, const struct flow_key *key,
+					const struct frame *frame, uint16_t bridge, uint32_t now,
+					uint64_t hash, struct conntrack_ref *ref);
+
+static inline enum flow_state conntrack_lookup(struct conntrack *table, const struct flow_key *key,
+					       const struct frame *frame, uint16_t bridge,
+					       uint32_t now, struct conntrack_ref *ref)
+{
+	return conntrack_lookup_hashed(table, key, frame, bridge, now, 0, ref);
+}
+
 /* -ENOSPC: table or quota is full of connections that live; the frame is to be dropped. */
 int conntrack_commit(struct conntrack *table, const struct flow_key *key, const struct frame *frame,
 		     uint16_t bridge, uint32_t now, const struct conntrack_ref *ref);

@@ -14,24 +14,19 @@ static const uint64_t conntrack_magic = 0x767377636f6e6e31;
 /* --- chains and free slots; the shard's lock is held --------------------------------------------
  */
 
-uint32_t conntrack_find(const struct conntrack *table, const struct conntrack_shard *shard,
-			uint64_t hash, const struct conntrack_tuple *tuple)
-{
-	uint32_t index = shard->chains[hash & table->chain_mask];
-
-	while (index && memcmp(&conntrack_at(table, index)->tuple, tuple, sizeof(*tuple)) != 0)
-		index = conntrack_at(table, index)->next;
-	return index;
-}
-
 static void chain_unlink(struct conntrack *table, struct conntrack_shard *shard, uint32_t index)
 {
 	const struct conntrack_entry *entry = conntrack_at(table, index);
-	uint32_t *link = &shard->chains[entry->hash & table->chain_mask];
+	_Atomic uint32_t *chain = conntrack_chain(table, shard, entry->hash);
+	uint32_t before = atomic_load_explicit(chain, memory_order_relaxed);
 
-	while (*link != index)
-		link = &conntrack_at(table, *link)->next;
-	*link = entry->next;
+	if (before == index) {
+		atomic_store_explicit(chain, entry->next, memory_order_relaxed);
+		return;
+	}
+	while (conntrack_at(table, before)->next != index)
+		before = conntrack_at(table, before)->next;
+	conntrack_at(table, before)->next = entry->next;
 }
 
 uint32_t conntrack_slot(struct conntrack *table, struct conntrack_shard *shard)
@@ -97,10 +92,10 @@ void conntrack_insert(struct conntrack *table, struct conntrack_shard *shard, ui
 {
 	struct conntrack_entry *entry = conntrack_at(table, index);
 	struct conntrack_port *port = &table->ports[entry->in_port];
-	uint32_t *chain = &shard->chains[entry->hash & table->chain_mask];
+	_Atomic uint32_t *chain = conntrack_chain(table, shard, entry->hash);
 
-	entry->next = *chain;
-	*chain = index;
+	entry->next = atomic_load_explicit(chain, memory_order_relaxed);
+	atomic_store_explicit(chain, index, memory_order_relaxed);
 	shard->count++;
 	if (!entry->answered) {
 		conntrack_lock(&port->lock);

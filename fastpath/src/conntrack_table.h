@@ -102,9 +102,9 @@ struct conntrack_fragment {
 struct conntrack_shard {
 	_Alignas(64) _Atomic uint32_t lock;
 	uint32_t count;
-	uint32_t free; /* index + 1 of a slot */
-	uint32_t high; /* as in the header */
-	uint32_t *chains;
+	uint32_t free;		  /* index + 1 of a slot */
+	uint32_t high;		  /* as in the header */
+	_Atomic uint32_t *chains; /* of others than the holder only for a hint */
 	struct conntrack_fragment *fragments;
 };
 
@@ -127,7 +127,7 @@ struct conntrack {
 	uint32_t connections_max;
 	struct conntrack_port *ports;
 	struct conntrack_header *header;
-	uint32_t *chains;
+	_Atomic uint32_t *chains;
 	struct conntrack_fragment *fragments;
 	/* settings: numbers that stand alone */
 	_Atomic uint32_t quota;
@@ -193,7 +193,15 @@ static inline uint64_t conntrack_hash(const struct conntrack *table, const void 
 	return w[0] ? w[0] : 1;
 }
 
-static inline struct conntrack_shard *conntrack_shard_of(struct conntrack *table, uint64_t hash)
+/* Where a chain begins. */
+static inline _Atomic uint32_t *conntrack_chain(const struct conntrack *table,
+						const struct conntrack_shard *shard, uint64_t hash)
+{
+	return &shard->chains[hash & table->chain_mask];
+}
+
+static inline struct conntrack_shard *conntrack_shard_of(const struct conntrack *table,
+							 uint64_t hash)
 {
 	return &table->shards[(hash >> 32) & (table->shard_count - 1)];
 }
@@ -215,6 +223,12 @@ struct conntrack_view {
 	uint8_t from;	/* index of the end that the frame came from */
 	bool may_begin; /* of ICMP: it is a request */
 };
+
+/* A frame of TCP or UDP that is no later fragment: its key says all about it. */
+static inline bool conntrack_is_plain(const struct flow_key *key)
+{
+	return (key->layers & (FLOW_PORTS | FLOW_BAD)) == FLOW_PORTS;
+}
 
 void conntrack_view(const struct flow_key *key, const struct frame *frame, uint16_t bridge,
 		    struct conntrack_view *view);
@@ -247,9 +261,6 @@ void conntrack_fragment_note(struct conntrack *table, const struct flow_key *key
 /* --- entries: conntrack_table.c; the shard's lock is held where it says so
  * ------------------------ */
 
-/* Held. Index + 1, or 0. */
-uint32_t conntrack_find(const struct conntrack *table, const struct conntrack_shard *shard,
-			uint64_t hash, const struct conntrack_tuple *tuple);
 /* Held. Takes the entry out and makes its slot free; counts it off. */
 void conntrack_remove(struct conntrack *table, struct conntrack_shard *shard, uint32_t index);
 /* Held. A free slot, its stamp even; 0: there is none. */
@@ -272,6 +283,29 @@ static inline struct conntrack_shard *conntrack_shard_at(const struct conntrack 
 							 uint32_t index)
 {
 	return &table->shards[(index - 1) / table->shard_slots];
+}
+
+static inline bool conntrack_same(const struct conntrack_tuple *a, const struct conntrack_tuple *b)
+{
+	uint64_t x[6], y[6];
+
+	memcpy(x, a, sizeof(x));
+	memcpy(y, b, sizeof(y));
+	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4]) |
+		 (x[5] ^ y[5]));
+}
+
+/* Held. Index + 1, or 0. */
+static inline uint32_t conntrack_find(const struct conntrack *table,
+				      const struct conntrack_shard *shard, uint64_t hash,
+				      const struct conntrack_tuple *tuple)
+{
+	uint32_t index =
+	    atomic_load_explicit(conntrack_chain(table, shard, hash), memory_order_relaxed);
+
+	while (index && !conntrack_same(&conntrack_at(table, index)->tuple, tuple))
+		index = conntrack_at(table, index)->next;
+	return index;
 }
 
 static inline uint32_t conntrack_stamp(const struct conntrack_entry *entry)
