@@ -16,7 +16,7 @@ import pytest
 from tests.support.appliance import Appliance
 from tests.support.oracles import PortVlan
 from tests.support.packets import checksum
-from tests.support.topology import Topology, run, wait_until
+from tests.support.topology import Topology, wait_until
 from tests.support.wire import Wire
 
 pytestmark = pytest.mark.root
@@ -26,17 +26,25 @@ BROADCAST = b"\xff" * 6
 ANY: dict[str, Any] = {}
 
 
-@pytest.fixture
-def net() -> Iterator[Topology]:
-    with Topology(hosts=3, addresses=False) as topology:
-        yield topology
+@pytest.fixture(scope="module")
+def world() -> Iterator[tuple[Topology, Appliance]]:
+    """One appliance for all tests of a bridge that filters no VLANs."""
+    with Topology(hosts=3, addresses=False) as net, Appliance(net, net.switch) as switch:
+        switch.bridge("br0", *net.switch_ifs)
+        yield net, switch
 
 
 @pytest.fixture
-def switch(net: Topology) -> Iterator[Appliance]:
-    with Appliance(net, net.switch) as appliance:
-        yield appliance
-        appliance.check_ledger()
+def switch(world: tuple[Topology, Appliance]) -> Iterator[Appliance]:
+    yield world[1]
+    world[1].call("DELETE", "/rulesets/fw")
+    world[1].check_ledger()
+
+
+@pytest.fixture
+def hosts(world: tuple[Topology, Appliance], switch: Appliance) -> Iterator[Hosts]:
+    with Wire(world[0]) as wire:
+        yield Hosts(wire, switch)
 
 
 def udp(
@@ -96,36 +104,31 @@ def do(switch: Appliance, *actions: dict[str, Any], match: dict[str, Any] = ANY)
     switch.put_rules("fw", rules, attach=[{"port": "p0", "direction": "ingress"}])
 
 
-def test_redirect(net: Topology, switch: Appliance) -> None:
-    switch.bridge("br0", *net.switch_ifs)
-    with Wire(net) as wire:
-        hosts = Hosts(wire, switch)
-        do(switch, {"type": "redirect", "port": "p2"}, match={"l4": {"dport": ["5000"]}})
-        hosts.arrive([udp(1), udp(2, dst=BROADCAST)], [[], [], [udp(1), udp(2, dst=BROADCAST)]])
-        arp = MACS[1] + MACS[0] + b"\x08\x06" + bytes(46)
-        hosts.arrive([arp], [[], [arp], []])
-        run("ip", "-n", net.switch, "link", "set", net.switch_ifs[2], "down")
-        wait_until(lambda: switch.conditions("p2")["LinkUp"]["status"] == "False", 10, "p2 is down")
-        hosts.arrive([udp(3)], [[], [], []])
+def test_redirect(hosts: Hosts, switch: Appliance) -> None:
+    do(switch, {"type": "redirect", "port": "p2"}, match={"l4": {"dport": ["5000"]}})
+    hosts.arrive([udp(1), udp(2, dst=BROADCAST)], [[], [], [udp(1), udp(2, dst=BROADCAST)]])
+    arp = MACS[1] + MACS[0] + b"\x08\x06" + bytes(46)
+    hosts.arrive([arp], [[], [arp], []])
+    switch.call("PATCH", "/ports/p2", {"spec": {"admin_up": False}})
+    hosts.arrive([udp(3)], [[], [], []])
+    switch.call("PATCH", "/ports/p2", {"spec": {"admin_up": True}})
+    switch.wait_ports("p2")
     items = switch.call("GET", "/stats/drops")["items"]
     assert [i["frames"] for i in items if i["reason"] == "destination_down"] == [1]
 
 
-def test_mirror(net: Topology, switch: Appliance) -> None:
+def test_mirror(hosts: Hosts, switch: Appliance) -> None:
     """The copy is the frame as it came, whatever else the rules do with it, cut to snaplen."""
-    switch.bridge("br0", *net.switch_ifs)
-    with Wire(net) as wire:
-        hosts = Hosts(wire, switch)
-        sent = [udp(n, tci=0x2005) for n in range(20)]
-        do(
-            switch,
-            {"type": "set", "vlan": 0, "dscp": 10},
-            {"type": "mirror", "port": "p2", "snaplen": 64},
-        )
-        wanted = [udp(n, dscp=10) for n in range(20)]
-        hosts.arrive(sent, [[], wanted, [frame[:64] for frame in sent]])
-        do(switch, {"type": "mirror", "port": "p2"}, {"type": "drop"})
-        hosts.arrive(sent, [[], [], sent])
+    sent = [udp(n, tci=0x2005) for n in range(20)]
+    do(
+        switch,
+        {"type": "set", "vlan": 0, "dscp": 10},
+        {"type": "mirror", "port": "p2", "snaplen": 64},
+    )
+    wanted = [udp(n, dscp=10) for n in range(20)]
+    hosts.arrive(sent, [[], wanted, [frame[:64] for frame in sent]])
+    do(switch, {"type": "mirror", "port": "p2"}, {"type": "drop"})
+    hosts.arrive(sent, [[], [], sent])
     assert switch.check_ledger()["copies"] >= 40
 
 
@@ -147,43 +150,45 @@ def test_mirror(net: Topology, switch: Appliance) -> None:
     ],
 )
 def test_set(
-    net: Topology,
+    hosts: Hosts,
     switch: Appliance,
     fields: dict[str, Any],
     before: dict[str, Any],
     after: dict[str, Any],
 ) -> None:
-    switch.bridge("br0", *net.switch_ifs)
-    with Wire(net) as wire:
-        hosts = Hosts(wire, switch)
-        do(switch, {"type": "set", **fields})
-        sent = [udp(n, **before) for n in range(5)]
-        hosts.arrive(sent, [[], [udp(n, **after) for n in range(5)], []])
-        flooded = udp(9, dst=BROADCAST, **before)
-        changed = udp(9, dst=BROADCAST, **after)
-        hosts.arrive([flooded], [[], [changed], [changed]])
+    do(switch, {"type": "set", **fields})
+    sent = [udp(n, **before) for n in range(5)]
+    hosts.arrive(sent, [[], [udp(n, **after) for n in range(5)], []])
+    flooded = udp(9, dst=BROADCAST, **before)
+    changed = udp(9, dst=BROADCAST, **after)
+    hosts.arrive([flooded], [[], [changed], [changed]])
 
 
-def test_set_destination_is_looked_up(net: Topology, switch: Appliance) -> None:
-    switch.bridge("br0", *net.switch_ifs)
-    with Wire(net) as wire:
-        hosts = Hosts(wire, switch)
-        do(switch, {"type": "set", "eth_dst": MACS[2].hex(":")})
-        hosts.arrive([udp(1)], [[], [], [udp(1, dst=MACS[2])]])
+def test_set_destination_is_looked_up(hosts: Hosts, switch: Appliance) -> None:
+    do(switch, {"type": "set", "eth_dst": MACS[2].hex(":")})
+    hosts.arrive([udp(1)], [[], [], [udp(1, dst=MACS[2])]])
 
 
-def test_vlans_of_a_bridge_that_filters_them(net: Topology, switch: Appliance) -> None:
+def test_vlans_of_a_bridge_that_filters_them() -> None:
     """Access 10, a trunk of both, access 20: `vid` is the VLAN that the switch assigned, and
     another one leads elsewhere."""
     vlans = [PortVlan("access", 10), PortVlan("trunk", tagged=(10, 20)), PortVlan("access", 20)]
-    switch.vlan_bridge("br0", net.switch_ifs, vlans)
-    with Wire(net) as wire:
+    with (
+        Topology(hosts=3, addresses=False) as net,
+        Appliance(net, net.switch) as switch,
+        Wire(net) as wire,
+    ):
+        switch.vlan_bridge("br0", net.switch_ifs, vlans)
         hosts = Hosts(wire, switch)
-        everybody = udp(1, dst=BROADCAST)
-        hosts.arrive([everybody], [[], [udp(1, dst=BROADCAST, tci=10)], []])
-        do(switch, {"type": "set", "vlan": 20, "pcp": 3}, match={"vlan": {"vid": 10}})
-        hosts.arrive([everybody], [[], [udp(1, dst=BROADCAST, tci=0x6014)], [everybody]])
-        do(switch, {"type": "drop"}, match={"vlan": {"vid": 10, "tagged": True}})
-        hosts.arrive([everybody], [[], [udp(1, dst=BROADCAST, tci=10)], []])
-        do(switch, {"type": "drop"}, match={"vlan": {"vid": 10}})
-        hosts.arrive([everybody], [[], [], []])
+        _vlans_are_what_the_switch_assigned(hosts, switch)
+
+
+def _vlans_are_what_the_switch_assigned(hosts: Hosts, switch: Appliance) -> None:
+    everybody = udp(1, dst=BROADCAST)
+    hosts.arrive([everybody], [[], [udp(1, dst=BROADCAST, tci=10)], []])
+    do(switch, {"type": "set", "vlan": 20, "pcp": 3}, match={"vlan": {"vid": 10}})
+    hosts.arrive([everybody], [[], [udp(1, dst=BROADCAST, tci=0x6014)], [everybody]])
+    do(switch, {"type": "drop"}, match={"vlan": {"vid": 10, "tagged": True}})
+    hosts.arrive([everybody], [[], [udp(1, dst=BROADCAST, tci=10)], []])
+    do(switch, {"type": "drop"}, match={"vlan": {"vid": 10}})
+    hosts.arrive([everybody], [[], [], []])

@@ -57,7 +57,8 @@ def _verdicts(
         Passing(net) as passing,
     ):
         nic, _ = switch.bridge("br0", *net.switch_ifs)
-        body = {"port": nic, "rules": [rule.json() for rule in rules]}
+        table = [rule.json() for rule in rules]
+        body = {"format": "filterrule", "rules": table, "attach": [{"port": nic}]}
         switch.call("POST", "/rulesets/sample/import", body)
         passed = [passing.passed((made.data for made in corpus), source) for source in (0, 1)]
         switch.check_ledger()

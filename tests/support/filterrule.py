@@ -27,16 +27,18 @@ class FilterRule:
     dir: int
     proto: int = -1
     srcaddr: int = 0
-    srcaddr_mask: int = 0
+    srcmask: int = 0
     dstaddr: int = 0
-    dstaddr_mask: int = 0
+    dstmask: int = 0
     srcport: int = -1
     dstport: int = -1
 
     def json(self) -> dict[str, Any]:
         """As it is imported: addresses in dotted form."""
         fields = asdict(self)
-        return {k: str(IPv4Address(v)) if "addr" in k else v for k, v in fields.items()}
+        return {
+            k: str(IPv4Address(v)) if k[3:] in ("addr", "mask") else v for k, v in fields.items()
+        }
 
 
 # Those that the sample comes with. The second one says nothing of ports, so they are 0 in C; they
@@ -65,9 +67,9 @@ def blocks(rules: Sequence[FilterRule], direction: int, packet: Packet) -> bool:
 def _matches(rule: FilterRule, direction: int, packet: Packet) -> bool:
     if rule.dir != direction or rule.proto not in (-1, packet.proto):
         return False
-    if (rule.srcaddr ^ packet.src) & rule.srcaddr_mask:
+    if (rule.srcaddr ^ packet.src) & rule.srcmask:
         return False
-    if (rule.dstaddr ^ packet.dst) & rule.dstaddr_mask:
+    if (rule.dstaddr ^ packet.dst) & rule.dstmask:
         return False
     if packet.proto not in (TCP, UDP):
         return True
