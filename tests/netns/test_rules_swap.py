@@ -163,8 +163,8 @@ def test_every_frame_meets_one_generation(net: Topology, switch: Appliance) -> N
     for (frame, out_port), row in records.items():
         version = row["rule"].split("-")[0]
         assert version_of.setdefault(row["generation"], version) == version
-        came = records.get((frame, ""))
-        if out_port and came:
+        came = records.get((frame, None))
+        if out_port is not None and came:
             both += 1
             assert (came["generation"], came["rule"]) == (row["generation"], row["rule"])
     assert both > 100
