@@ -76,9 +76,12 @@ class PlacedAction:
     snaplen: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PlacedRule:
-    """``struct rule_config``; ``matches`` is an array of ``struct rule_match`` as bytes."""
+    """``struct rule_config``; ``matches`` is an array of ``struct rule_match`` as bytes.
+
+    ``slot`` is given last. (Not frozen: that would cost more than the rest of making one.)
+    """
 
     slot: int
     priority: int

@@ -73,7 +73,7 @@ class Tables(Protocol):
     def log(self, most: int) -> tuple[list[LogRecord], int]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LiveRule:
     """A rule that the engine has. ``uses``: keys of what it refers to; ``groups``: as they were."""
 
@@ -427,12 +427,10 @@ class RuleSets:
 
     def _placed(self, work: _Work) -> list[PlacedRule]:
         """With their numbers: a rule that is there keeps its own."""
-        placed: list[PlacedRule] = []
         for id, rule in work.added.items():
             old = work.set.live.get(id)
-            slot = old.slot if old else self._take_slot()
-            placed.append(PlacedRule(slot, rule.priority, id, rule.action, rule.matches))
-        return placed
+            rule.slot = old.slot if old else self._take_slot()
+        return list(work.added.values())
 
     def _take_slot(self) -> int:
         if self._free:
@@ -454,12 +452,13 @@ class RuleSets:
             self._retire(owner, owner.live.pop(id))
         for rule in placed:
             wanted = owner.wanted[rule.id]
-            groups = {term.group for term in wanted.match if term.group}
+            uses = rules.uses(wanted)
+            groups = {term.group: None for term in wanted.match if term.group} if uses else ()
             live = LiveRule(
                 wanted,
                 rule.slot,
                 len(rule.matches) // MATCH_BYTES,
-                tuple(key for key in rules.uses(wanted) if not key.startswith("group/")),
+                tuple(key for key in uses if not key.startswith("group/")),
                 tuple(self.names.groups[name] for name in groups),
             )
             old = owner.live.get(rule.id)

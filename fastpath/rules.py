@@ -13,11 +13,11 @@ alternatives: ``FIELDS`` is the whole table.
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 from fastpath import native_rules as native
 from fastpath.native_rules import KEY_BYTES, KEY_FIELDS, PlacedAction
@@ -41,19 +41,13 @@ class RuleError(Exception):
         self.field = field
 
 
-class Alternative(NamedTuple):
-    """(key & mask) == value and the ports within their ranges."""
+# (key & mask) == value, and each port within its range: value, mask, first and last source port,
+# first and last destination port. A plain tuple: there are many, and most live for a moment.
+Alternative = tuple[int, int, int, int, int, int]
 
-    value: int = 0
-    mask: int = 0
-    src_lo: int = 0
-    src_hi: int = PORT_MAX
-    dst_lo: int = 0
-    dst_hi: int = PORT_MAX
-
-
-ANY = Alternative()
-_ANY_RANGES = ANY[2:]
+ANY: Alternative = (0, 0, 0, PORT_MAX, 0, PORT_MAX)
+_ALL = (ANY,)
+_ANY_PORTS = ANY[2:]
 Masks = Iterable[tuple[bytes, bytes]]
 
 
@@ -61,13 +55,17 @@ def join(a: Alternative, b: Alternative) -> Alternative | None:
     """Both at once; None when no key can be both."""
     if (a[0] ^ b[0]) & a[1] & b[1]:
         return None
-    if a[2:] == _ANY_RANGES:
-        return Alternative(a[0] | b[0], a[1] | b[1], *b[2:])
+    if a[2:] == _ANY_PORTS:
+        return (a[0] | b[0], a[1] | b[1], *b[2:])
     src_lo, src_hi = max(a[2], b[2]), min(a[3], b[3])
     dst_lo, dst_hi = max(a[4], b[4]), min(a[5], b[5])
     if src_lo > src_hi or dst_lo > dst_hi:
         return None
-    return Alternative(a[0] | b[0], a[1] | b[1], src_lo, src_hi, dst_lo, dst_hi)
+    return (a[0] | b[0], a[1] | b[1], src_lo, src_hi, dst_lo, dst_hi)
+
+
+def _bits(value: int, mask: int) -> Alternative:
+    return (value, mask, 0, PORT_MAX, 0, PORT_MAX)
 
 
 # --- bits of the key ----------------------------------------------------------------------------
@@ -89,11 +87,11 @@ def _all(name: str) -> int:
 
 
 def _layers(on: int, off: int = 0) -> Alternative:
-    return Alternative(_at("layers", bytes([on])), _at("layers", bytes([on | off])))
+    return _bits(_at("layers", bytes([on])), _at("layers", bytes([on | off])))
 
 
 def _exactly(name: str, raw: bytes) -> Alternative:
-    return Alternative(_number(name, raw), _all(name))
+    return _bits(_number(name, raw), _all(name))
 
 
 def _both(*parts: Alternative) -> Alternative:
@@ -135,7 +133,7 @@ def _masked(
             wanted = " or ".join(str(size) for size in sizes)
             raise ValueError(f"{value.hex(':') or 'nothing'} is not of {wanted} bytes")
         bits = place(mask)
-        found = join(Alternative(place(value) & bits, bits), implied)
+        found = join(_bits(place(value) & bits, bits), implied)
         if found is not None:
             yield found
 
@@ -162,12 +160,18 @@ def _dscp(masks: Masks) -> Iterator[Alternative]:
 
 
 def _address(name: str, masks: Masks) -> Iterator[Alternative]:
+    """The size says the version. Written out, for most terms of most rules are these."""
+    shift = 8 * KEY_FIELDS[name][0]
     for value, mask in masks:
-        if len(value) == 4:
-            place = partial(_at, name, skip=12)
-            yield from _masked([(value, mask)], (4,), place, IS_V4)
+        if len(value) == 4 == len(mask):
+            implied, by = IS_V4, shift + 8 * 12
+        elif len(value) == 16 == len(mask):
+            implied, by = IS_V6, shift
         else:
-            yield from _masked([(value, mask)], (4, 16), lambda raw: _at(name, raw), IS_V6)
+            raise ValueError(f"{value.hex(':') or 'nothing'} is not of 4 or 16 bytes")
+        bits = int.from_bytes(mask, "little") << by
+        fixed = (int.from_bytes(value, "little") << by) & bits
+        yield (fixed | implied[0], bits | implied[1], 0, PORT_MAX, 0, PORT_MAX)
 
 
 def _arp(name: str, size: int, skip: int, masks: Masks) -> Iterator[Alternative]:
@@ -205,9 +209,9 @@ def _ranged(
 ) -> Iterator[Alternative]:
     for first, last in _merged(ranges):
         if side == "src":
-            yield implied._replace(src_lo=first, src_hi=last)
+            yield (implied[0], implied[1], first, last, 0, PORT_MAX)
         else:
-            yield implied._replace(dst_lo=first, dst_hi=last)
+            yield (implied[0], implied[1], 0, PORT_MAX, first, last)
 
 
 def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -231,7 +235,7 @@ def _words(known: Mapping[str, Alternative], words: Iterable[str]) -> Iterator[A
 
 
 _STATES = {
-    word: Alternative(_at("state", bytes([bit])), _at("state", bytes([bit])))
+    word: _bits(_at("state", bytes([bit])), _at("state", bytes([bit])))
     for word, bit in native.STATES.items()
 }
 
@@ -336,18 +340,20 @@ class Compiler:
 
     def alternatives(self, rule: WireRule) -> Collection[Alternative]:
         """RuleError when there are too many or a reference is absent."""
-        found: Collection[Alternative] = (ANY,)
+        found: Collection[Alternative] = _ALL
         tries = TRIES * self.matches_max
         for term in rule.match:
             more = self._alternatives(term)
-            tries -= len(found) * len(more)
-            if tries < 0:
-                raise self._too_many(term)
-            if len(found) == len(more) == 1:  # most terms of most rules
+            if found is _ALL:
+                found = more
+            elif len(found) == len(more) == 1:  # most terms of most rules
                 (a,), (b,) = found, more
                 both = join(a, b)
                 found = () if both is None else (both,)
             else:
+                tries -= len(found) * len(more)
+                if tries < 0:
+                    raise self._too_many(term)
                 found = {both: None for a in found for b in more if (both := join(a, b))}
             if len(found) > self.matches_max:
                 raise self._too_many(term)
@@ -411,7 +417,12 @@ class Compiler:
             case "set":
                 return _set_action(rule, number)
             case _:
-                return PlacedAction(number, rule.log)
+                return _bare_action(number, rule.log)
+
+
+@lru_cache
+def _bare_action(number: int, log: bool) -> PlacedAction:
+    return PlacedAction(number, log)
 
 
 def _snaplen(value: int) -> int:
@@ -469,22 +480,19 @@ def problem(rule: WireRule) -> None:
         raise RuleError("INVALID", "priority", f"{rule.priority} is out of range")
 
 
-_SRC_SHIFT = 8 * KEY_FIELDS["l4_src"][0]
-_DST_SHIFT = 8 * KEY_FIELDS["l4_dst"][0]
-_ANY_PORTS = b"".join(n.to_bytes(2, sys.byteorder) for n in (0, PORT_MAX, 0, PORT_MAX))
+_RANGES = struct.Struct("=4H")
+_SHIFTS = (8 * KEY_FIELDS["l4_src"][0], 8 * KEY_FIELDS["l4_dst"][0])
 
 
 def pack(alternative: Alternative) -> bytes:
     """One ``struct rule_match``. A range of one port is compared like everything else."""
-    value, mask, src_lo, src_hi, dst_lo, dst_hi = alternative
-    if src_hi - src_lo == PORT_MAX and dst_hi - dst_lo == PORT_MAX:
-        ports = _ANY_PORTS
-    else:
-        ports = b"".join(n.to_bytes(2, sys.byteorder) for n in (src_lo, src_hi, dst_lo, dst_hi))
-        if src_lo == src_hi:
-            value |= int.from_bytes(ports[0:2], "little") << _SRC_SHIFT
-            mask |= PORT_MAX << _SRC_SHIFT
-        if dst_lo == dst_hi:
-            value |= int.from_bytes(ports[4:6], "little") << _DST_SHIFT
-            mask |= PORT_MAX << _DST_SHIFT
-    return value.to_bytes(KEY_BYTES, "little") + mask.to_bytes(KEY_BYTES, "little") + ports
+    value, mask, *ranges = alternative
+    src_lo, src_hi, dst_lo, dst_hi = ranges
+    packed = _RANGES.pack(src_lo, src_hi, dst_lo, dst_hi)
+    if src_lo == src_hi:
+        value |= int.from_bytes(packed[0:2], "little") << _SHIFTS[0]
+        mask |= PORT_MAX << _SHIFTS[0]
+    if dst_lo == dst_hi:
+        value |= int.from_bytes(packed[4:6], "little") << _SHIFTS[1]
+        mask |= PORT_MAX << _SHIFTS[1]
+    return value.to_bytes(KEY_BYTES, "little") + mask.to_bytes(KEY_BYTES, "little") + packed
