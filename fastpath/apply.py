@@ -199,7 +199,6 @@ class Applier:
         self._keep_sets()
         if then:
             self.reconcile()
-            self.rules.publish()
         self._save()
 
     def _want(
@@ -281,8 +280,9 @@ class Applier:
         self.held = held
         self.tables.fds = tables
         kept, rules = self._left
-        self._place()
+        self.rules.place(dict(self.port_slots), dict(self.bridge_slots))  # of what is held, too
         self.rules.restore(kept)
+        self._place()
         self.rules.want(rules, ())
         while self.rules.busy:
             self.rules.step()
@@ -353,6 +353,7 @@ class Applier:
         self._retire()
         while self._pass():
             self._retire()
+        self.rules.publish()  # without what only held until ports had gone
         self._save()
 
     def _pass(self) -> bool:

@@ -21,7 +21,14 @@ from itertools import islice
 
 import msgspec
 
-from fastpath.protocol import HASH_BYTES, WireGroup, WireObject, WireRule, WireRuleSet
+from fastpath.protocol import (
+    HASH_BYTES,
+    WireGroup,
+    WireObject,
+    WirePolicer,
+    WireRule,
+    WireRuleSet,
+)
 
 STATE = "state"
 STATS = "stats"
@@ -55,11 +62,12 @@ def make_region(name: str, size_bytes: int) -> int:
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A rule set that is in force though another one is wanted, with the groups it was made of."""
+    """A rule set that is in force though another one is wanted, with what it was made of."""
 
     ruleset: WireRuleSet
     rules: tuple[WireRule, ...]
-    groups: tuple[WireGroup, ...]
+    groups: tuple[WireGroup, ...] = ()
+    policers: tuple[WirePolicer, ...] = ()
 
 
 class State(msgspec.Struct, frozen=True):

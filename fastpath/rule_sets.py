@@ -555,7 +555,8 @@ class RuleSets:
             for name, p in self._policers_in_force.items()
             if name in self.policers or self.holds(p.key)
         )
-        return _Config(tuple(sets), tuple(placed for _, placed in attaches), policers)
+        places = dict.fromkeys(placed for _, placed in attaches)
+        return _Config(tuple(sets), tuple(places), policers)
 
     def _needed(self) -> list[RuleSet]:
         """Sets that are wanted, and those that these jump to."""
@@ -664,44 +665,52 @@ class RuleSets:
 
     def take_kept(self) -> tuple[tuple[Kept, ...], tuple[str, ...]]:
         """Sets that began to differ from what is wanted, and those that do no more."""
-        kept: list[Kept] = []
-        let_go: list[str] = []
+        differ = self._differing()
+        kept = tuple(self._keep(owner) for owner in differ.values() if not owner.kept)
+        let_go = tuple(s.name for s in self.sets.values() if s.kept and s.name not in differ)
         for owner in self.sets.values():
-            differs = _differs(owner)
-            if differs and not owner.kept:
-                kept.append(_kept(owner))
-            elif owner.kept and not differs:
-                let_go.append(owner.name)
-            owner.kept = differs
-        return tuple(kept), tuple(let_go)
+            owner.kept = owner.name in differ
+        return kept, let_go
 
     def kept(self) -> tuple[Kept, ...]:
         """All sets that differ from what is wanted."""
-        return tuple(_kept(owner) for owner in self.sets.values() if _differs(owner))
+        return tuple(map(self._keep, self._differing().values()))
+
+    def _differing(self) -> dict[str, RuleSet]:
+        """Sets that were refused a change, and those that only a jump still holds."""
+        return {
+            owner.name: owner
+            for owner in self._needed()
+            if owner.in_force is not None and (owner.spec is None or not owner.refused.ok)
+        }
+
+    def _keep(self, owner: RuleSet) -> Kept:
+        assert owner.in_force is not None
+        lives = owner.live.values()
+        groups = dict.fromkeys(group for live in lives for group in live.groups)
+        names = dict.fromkeys(live.rule.action.policer for live in lives)
+        policers = tuple(self._policers_in_force[name] for name in names if name)
+        return Kept(owner.in_force, tuple(live.rule for live in lives), tuple(groups), policers)
 
     def restore(self, kept: Iterable[Kept]) -> None:
         """Begin with the sets that a predecessor ran though others were wanted."""
-        for item in kept:
-            name = item.ruleset.name
-            self.want((*item.groups, item.ruleset, *item.rules), ())
-            while self.step():
-                pass
-            self.want((), [group.key for group in item.groups])
-            self.want((), [rule.key for rule in item.rules])
+        items = tuple(kept)
+        self.want([item.ruleset for item in items], ())  # each may jump to each
+        self._compile_all()
+        for item in items:
+            made_of: tuple[RuleObject, ...] = (*item.groups, *item.policers, *item.rules)
+            self.want(made_of, ())
+            self._compile_all()
+            self.want((), [obj.key for obj in made_of])
+            self._todo.clear()  # what is wanted comes now
+        for item in items:
             self.want((), [item.ruleset.key])
-            self._todo.pop(name, None)
-            self.sets[name].kept = True
+            self.sets[item.ruleset.name].kept = True
+        self._todo.clear()
 
-
-def _differs(owner: RuleSet) -> bool:
-    return not owner.refused.ok and owner.in_force is not None
-
-
-def _kept(owner: RuleSet) -> Kept:
-    assert owner.in_force is not None
-    lives = owner.live.values()
-    groups = dict.fromkeys(group for live in lives for group in live.groups)
-    return Kept(owner.in_force, tuple(live.rule for live in lives), tuple(groups))
+    def _compile_all(self) -> None:
+        while self.busy:
+            self.step()
 
 
 def _of_error(error: NativeError) -> Outcome:

@@ -108,7 +108,7 @@ def change(revision: int) -> Record:
         upserts=(rule("fw", f"r{revision}"), ruleset("fw", default_drop=revision % 2 == 0)),
         deletes=(f"rule/fw/r{revision - 3}",) if revision > 3 else (),
         port_slots={"p1": revision} if revision % 2 else None,
-        kept=(Kept(ruleset("fw"), (rule("fw", f"r{revision}"),), ()),) if revision == 2 else (),
+        kept=(Kept(ruleset("fw"), (rule("fw", f"r{revision}"),)),) if revision == 2 else (),
         let_go=("fw",) if revision == 5 else (),
     )
 
