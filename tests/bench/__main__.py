@@ -25,10 +25,11 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import docs, memory, results
+from tests.bench import docs, memory, results, rule_peers
 from tests.bench.cases import (
     AF_PACKET,
     BRIDGE,
@@ -167,11 +168,15 @@ def main(argv: Sequence[str]) -> int:
         cases = [c for c in CASES if any(text in c.name for text in wanted)]
         found = measure(cases, chosen.rounds, chosen.seconds, chosen.realtime) if cases else []
         found += memory.measure(wanted, chosen.rounds, say)
+        if any(text in rule_peers.NAME for text in wanted):
+            report["rule_peers"] = [asdict(row) for row in rule_peers.usual(chosen.seconds)]
         report["machine"]["load_after"] = list(os.getloadavg())
         report["cases"] = [result.as_json() for result in found]
         results.write_json(report, chosen.json)
         say(f"the whole report is in {chosen.json}")
     sys.stdout.write(results.text_table(results.rows(report)))
+    rows = [rule_peers.Row(**row) for row in report.get("rule_peers", ())]
+    sys.stdout.writelines(rule_peers.text(rows))
     if chosen.write_docs:
         docs.write(report, ROOT / "docs" / "performance.md")
     return 1 if any(case["error"] is not None for case in report["cases"]) else 0
