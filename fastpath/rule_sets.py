@@ -681,21 +681,25 @@ class RuleSets:
         return {
             owner.name: owner
             for owner in self._needed()
-            if owner.in_force is not None and (owner.spec is None or not owner.refused.ok)
+            if owner.spec is None or (owner.in_force is not None and not owner.refused.ok)
         }
 
     def _keep(self, owner: RuleSet) -> Kept:
-        assert owner.in_force is not None
         lives = owner.live.values()
         groups = dict.fromkeys(group for live in lives for group in live.groups)
         names = dict.fromkeys(live.rule.action.policer for live in lives)
         policers = tuple(self._policers_in_force[name] for name in names if name)
-        return Kept(owner.in_force, tuple(live.rule for live in lives), tuple(groups), policers)
+        # One that was never in force is empty: others jump to it.
+        spec = owner.in_force or WireRuleSet(owner.name, False, ())
+        return Kept(spec, tuple(live.rule for live in lives), tuple(groups), policers)
 
     def restore(self, kept: Iterable[Kept]) -> None:
         """Begin with the sets that a predecessor ran though others were wanted."""
         items = tuple(kept)
-        self.want([item.ruleset for item in items], ())  # each may jump to each
+        targets = {rule.action.ruleset for item in items for rule in item.rules} - {""}
+        specs = {name: WireRuleSet(name, False, ()) for name in sorted(targets)}
+        specs |= {item.ruleset.name: item.ruleset for item in items}
+        self.want(specs.values(), ())  # there before any of them jumps to another
         self._compile_all()
         for item in items:
             made_of: tuple[RuleObject, ...] = (*item.groups, *item.policers, *item.rules)
@@ -703,8 +707,8 @@ class RuleSets:
             self._compile_all()
             self.want((), [obj.key for obj in made_of])
             self._todo.clear()  # what is wanted comes now
+        self.want((), [spec.key for spec in specs.values()])
         for item in items:
-            self.want((), [item.ruleset.key])
             self.sets[item.ruleset.name].kept = True
         self._todo.clear()
 

@@ -426,9 +426,7 @@ def test_a_successor_runs_what_was_in_force(tmp_path: Path, state_fd: int) -> No
 # --- many -----------------------------------------------------------------------------------------
 
 
-def test_many_rules_come_in_portions_and_others_are_answered(
-    forwarder: Forwarder, client: Client
-) -> None:
+def test_many_rules_come_and_others_are_answered(forwarder: Forwarder, client: Client) -> None:
     rules = [rule("fw", f"r{n}", priority=n, match=(ethertype(n),)) for n in range(4000)]
     objects = [*SWITCH, ruleset("fw", "br0"), *rules]
     with Client(forwarder.path) as other:
@@ -437,10 +435,8 @@ def test_many_rules_come_in_portions_and_others_are_answered(
         for chunk in wire.chunks(objects):
             client.send(chunk)
         client.send(wire.Commit(client.next_id()))
-        answered = 0
         while other.status().applied_revision != 7 or not other.status().rulesets[0].rules:
-            answered += 1
-        assert answered > 1
+            assert other.ping() < 5
         ack = client.receive(wire.Ack)
     assert codes(ack) == {}
     assert len(ack.outcomes) == len(SWITCH) + 1  # rules are told of when they are not in force
