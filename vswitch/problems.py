@@ -67,6 +67,10 @@ TITLES: dict[int, str] = {
 }
 
 
+DETAILS_MAX = 100
+"""As many faults as one problem names: 10,000 rules can have as many."""
+
+
 @dataclass(frozen=True, slots=True)
 class Detail:
     """One fault. ``pointer``: RFC 6901 into the body, or ``?name``, ``#header`` and the like."""
@@ -104,7 +108,7 @@ def not_found(what: str, name: str) -> Problem:
 
 def of_details(details: Iterable[Detail]) -> Problem:
     """One problem for several faults; its code is that of the first."""
-    errors = tuple(details)
+    errors = tuple(details)[:DETAILS_MAX]
     first = errors[0]
     code = first.code if first.code in STATUS else "INVALID"
     return Problem(code, first.message, errors)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
-from fastpath.protocol import WireAction, WireAttach, WireRule, WireRuleSet, WireTerm
-from tests.api.conftest import Api
+from fastpath.protocol import (
+    RuleLog,
+    RuleLogRow,
+    WireAction,
+    WireAttach,
+    WireRule,
+    WireRuleSet,
+    WireTerm,
+)
+from tests.api.conftest import API, Api
+from tests.support.topology import wait_until
 
 NO_HTTP = {
     "id": "no-http",
@@ -13,6 +24,7 @@ NO_HTTP = {
     "match": {"ip": {"proto": "tcp", "src": "10.0.0.0/8"}, "l4": {"dport": ["80", "8000-8080"]}},
     "action": {"type": "drop"},
 }
+AT_NS = 1_900_000_000_500_000_000
 ALLOW = {"action": {"type": "allow"}}
 
 
@@ -125,3 +137,157 @@ def test_a_restart_keeps_rules_and_sends_nothing(api: Api) -> None:
         assert old["spec"] == new["spec"]
         assert old["generation"] == new["generation"]
     assert (len(api.forwarder.applies), len(api.forwarder.snapshots)) == sent
+
+
+def test_pages_follow_the_order_of_rules(api: Api) -> None:
+    rules = [{"id": f"r{n}", "priority": n % 3 - 1, **ALLOW} for n in range(10)]
+    ruleset(api, "fw", *rules)
+    expected = sorted(rules, key=lambda rule: (rule["priority"], rule["id"]))
+    found: list[str] = []
+    cursor = None
+    while True:
+        more = {"cursor": cursor} if cursor else {}
+        page = api("GET", "/rulesets/fw/rules", limit=3, **more)
+        found += [item["id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert found == [rule["id"] for rule in expected]
+    api("PUT", "/rulesets/fw/rules/r1", {"spec": ALLOW, "labels": {"by": "me"}})
+    labelled = api("GET", "/rulesets/fw/rules", label="by=me")["items"]
+    assert [item["id"] for item in labelled] == ["r1"]
+    counters = api("GET", "/rulesets/fw/counters", limit=4)
+    assert [item["frames"] for item in counters["items"]] == [0, 1, 2, 3]
+    assert counters["items"][0]["last_hit"] is None
+    assert counters["items"][1]["last_hit"] == "2030-03-17T17:46:40Z"
+    rest = api("GET", "/rulesets/fw/counters", cursor=counters["next_cursor"])
+    assert (len(rest["items"]), rest["next_cursor"]) == (6, None)
+
+
+def test_thousands_go_as_a_snapshot_and_one_as_itself(api: Api) -> None:
+    api.bridge()
+    many = [{"id": f"r{n}", "priority": n, **ALLOW} for n in range(5000)]
+    snapshots = len(api.forwarder.snapshots)
+    ruleset(api, "fw", *many)
+    wait_until(lambda: len(api.forwarder.rules("fw")) == 5000, 20, "they are there")
+    assert len(api.forwarder.snapshots) == snapshots + 1
+    before = len(api.forwarder.applies)
+    api("PUT", "/rulesets/fw/rules/r7", {"spec": {"action": {"type": "drop"}}})
+    assert [len(apply.upserts) for apply in api.forwarder.applies[before:]] == [1]
+    revision = api("GET", "/revisions", limit=2)["items"]
+    assert [entry["object"] for entry in revision[0]["diff"]] == ["rulesets/fw/rules/r7"]
+    assert {entry["object"]: entry["after"] for entry in revision[1]["diff"]} == {
+        "rulesets/fw": {
+            "generation": 1,
+            "labels": {},
+            "description": "",
+            "spec": {"default": "allow", "attach": []},
+        },
+        "rulesets/fw/rules": {"rules": 5000, "changed": 5000},
+    }
+
+
+def test_writers_of_single_rules_do_not_lose_each_other(api: Api) -> None:
+    """Each write is a generation of its set."""
+    ruleset(api, "fw")
+    faults: list[str] = []
+
+    def write(number: int) -> None:
+        client = api.client()
+        for step in range(10):
+            path = f"{API}/rulesets/fw/rules/w{number}-{step % 3}"
+            spec = {"priority": step, "action": {"type": "allow"}}
+            answer = client.put(path, params={"wait": "none"}, json={"spec": spec})
+            if answer.status_code not in (200, 201):
+                faults.append(answer.text)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    assert api("GET", "/rulesets/fw")["generation"] == 41
+    assert len(api("GET", "/rulesets/fw/rules")["items"]) == 12
+
+
+def test_what_rules_logged(api: Api) -> None:
+    ruleset(api, "fw", NO_HTTP)
+    ruleset(api, "other")
+    rows = tuple(
+        RuleLogRow(
+            1_900_000_000_500_000_000 + n, 3, n, "fw", "no-http", "drop", "p1", "", 60, b"\1"
+        )
+        for n in range(600)
+    )
+    api.forwarder.send(RuleLog(rows, lost=7))
+    wait_until(lambda: api("GET", "/rulesets/fw/log")["items"], 5, "the records are there")
+    answer = api("GET", "/rulesets/fw/log", limit=1000)
+    assert len(answer["items"]) == 500
+    assert answer["lost"] == 7
+    assert answer["items"][0] == {
+        "at": "2030-03-17T17:46:40.500001Z",
+        "rule": "no-http",
+        "action": "drop",
+        "in_port": "p1",
+        "out_port": None,
+        "frame": 599,
+        "frame_bytes": 60,
+        "head_hex": "01",
+        "generation": 3,
+    }
+    assert api("GET", "/rulesets/other/log")["items"] == []
+    api("DELETE", "/rulesets/fw")
+    ruleset(api, "fw")
+    assert api("GET", "/rulesets/fw/log")["items"] == []
+
+
+def test_metrics_of_rules(make_api: Callable[..., Api]) -> None:
+    api = make_api(metrics_rules_max=3)
+    api.wait_ready()
+    api("PUT", "/policers/slow", {"spec": {"rate": 1}})
+    ruleset(api, "a", *({"id": f"r{n}", **ALLOW} for n in range(2)))
+    ruleset(api, "b", *({"id": f"r{n}", **ALLOW} for n in range(5)))
+    text = api.http.get("/metrics").text
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert lines['vswitch_ruleset_frames_total{ruleset="a"}'] == "1.0"
+    assert lines['vswitch_ruleset_bytes_total{ruleset="b"}'] == "1000.0"
+    assert lines['vswitch_rule_frames_total{rule="r1",ruleset="a"}'] == "1.0"
+    own = [line for line in lines if line.startswith("vswitch_rule_frames_total")]
+    assert len(own) == 3
+    assert lines['vswitch_policer_frames_total{policer="slow",was="dropped"}'] == "3.0"
+    assert lines["vswitch_rules"] == "7.0"
+
+
+def test_actions_and_fields_on_the_wire(api: Api) -> None:
+    api.port("p1", bridge=None)
+    rules = {
+        "mirror": {"action": {"type": "mirror", "port": "p1", "snaplen": 64}},
+        "set": {"action": {"type": "set", "vlan": 0, "dscp": 46, "eth_dst": "FF:00:00:00:00:01"}},
+        "vlan": {"match": {"vlan": {"vid": ["10-11", "20"], "tagged": True, "pcp": 5}}, **ALLOW},
+        "v6": {"match": {"ip": {"proto": "icmpv6"}, "icmp": {"type": 135}}, **ALLOW},
+        "flags": {"match": {"l4": {"tcp_flags": "syn,!ack"}, "state": ["new"]}, **ALLOW},
+        "frag": {"match": {"ip": {"frag": "later", "proto": ["0-5"]}, "in_port": "p1"}, **ALLOW},
+        "arp": {"match": {"arp": {"op": "reply", "sha": "02:00:00:00:00:01"}}, **ALLOW},
+    }
+    ruleset(api, "fw", *({"id": id, "log": True, **rule} for id, rule in rules.items()))
+    wire = {rule.id: rule for rule in api.forwarder.rules("fw")}
+    assert all(rule.log for rule in wire.values())
+    assert wire["mirror"].action == WireAction("mirror", port="p1", snaplen=64)
+    assert wire["set"].action == WireAction("set", vlan=0, dscp=46, eth_dst="ff:00:00:00:00:01")
+    assert wire["vlan"].match == (
+        WireTerm("vlan_tagged", masks=((b"\1", b"\xff"),)),
+        WireTerm("vlan_vid", masks=((b"\0\x0a", b"\xff\xfe"), (b"\0\x14", b"\xff\xff"))),
+        WireTerm("vlan_pcp", masks=((b"\5", b"\xff"),)),
+    )
+    assert [term.field for term in wire["v6"].match] == ["ip_proto", "icmpv6_type"]
+    assert wire["flags"].match == (
+        WireTerm("tcp_flags", masks=((b"\2", b"\x12"),)),
+        WireTerm("state", words=("new",)),
+    )
+    assert wire["frag"].match == (
+        WireTerm("in_port", words=("p1",)),
+        WireTerm("ip_proto", masks=((b"\0", b"\xfc"), (b"\4", b"\xfe"))),
+        WireTerm("fragment", words=("later",)),
+    )
+    assert [term.field for term in wire["arp"].match] == ["arp_op", "arp_sha"]

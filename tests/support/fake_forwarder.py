@@ -150,9 +150,13 @@ class FakeForwarder:
 
     def tell(self, object: str) -> None:
         """Send an event to everybody."""
+        self.send(Event(1, "status", object, ""))
+
+    def send(self, message: Message) -> None:
+        """To everybody, unasked."""
         with self._lock:
             for client in self._clients:
-                client.sendall(protocol.encode(Event(1, "status", object, "")))
+                client.sendall(protocol.encode(message))
 
     # --- connections ----------------------------------------------------------------------------
 

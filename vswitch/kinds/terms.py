@@ -12,7 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 from vswitch.values import NAME_PATTERN, VID_MAX, VLAN_RANGE_PATTERN, parse_range
 
@@ -335,6 +342,7 @@ ArpOp = Annotated[
 
 
 _PROTOCOLS_MAX = 256
+_AS_JSON = PlainSerializer(lambda given: list(given) if isinstance(given, tuple) else given)
 
 
 def _ip_proto(given: Any) -> Protocols:
@@ -354,6 +362,7 @@ def _ip_proto(given: Any) -> Protocols:
 IpProto = Annotated[
     int | str | tuple[str, ...],
     PlainValidator(_ip_proto),
+    _AS_JSON,
     WithJsonSchema(
         {
             "anyOf": [
@@ -395,6 +404,7 @@ def _vid(given: Any) -> int | tuple[str, ...]:
 VlanIds = Annotated[
     int | tuple[str, ...],
     PlainValidator(_vid),
+    _AS_JSON,
     WithJsonSchema(
         {
             "anyOf": [

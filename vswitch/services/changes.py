@@ -18,7 +18,7 @@ from vswitch import validate
 from vswitch.kinds import KINDS, Configuration, Key, Stored, switches
 from vswitch.kinds.action import ACTIONS
 from vswitch.kinds.backends import TYPES
-from vswitch.problems import Detail, Problem, not_found
+from vswitch.problems import DETAILS_MAX, Detail, Problem, not_found
 from vswitch.services import removal
 from vswitch.services.filterrules import ImportRequest
 from vswitch.services.successors import Change, of_import, of_rule, of_ruleset, successor
@@ -216,9 +216,10 @@ def _with_origin(old: Stored[Any] | None, write: Any) -> Any:
 
 def invalid(error: ValidationError, prefix: tuple[str | int, ...] = ()) -> Problem:
     """422 with a pointer for each fault."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
     details = tuple(
         Detail(pointer((*prefix, *fault["loc"])), "INVALID", sentence(fault["msg"]))
-        for fault in error.errors(include_url=False, include_context=False, include_input=False)
+        for fault in faults[:DETAILS_MAX]
     )
     return Problem("INVALID", summary(details), details)
 

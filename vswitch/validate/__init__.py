@@ -43,11 +43,7 @@ def check(
     faults += rules.faults(before, after, touched, limits, pointers or {})
     faults += _limits(before, after, limits)
     if faults:
-        raise of_details(faults[:FAULTS_MAX])
-
-
-FAULTS_MAX = 100
-"""As many as one problem names: 10,000 rules can have as many faults."""
+        raise of_details(faults)
 
 
 def check_all(configuration: Configuration, limits: Limits) -> None:
