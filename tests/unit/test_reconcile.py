@@ -39,19 +39,66 @@ port_specs = st.builds(
     vlan=st.sampled_from(({}, {"pvid": 7}, {"mode": "trunk", "tagged": ["5-9", "1-2"]})),
 )
 fdb_specs = st.builds(dict, port=st.sampled_from(PORTS), vlan=st.sampled_from((None, 5)))
+GROUPS, SETS, RULES = ("g", "h"), ("s", "t"), ("1", "2", "3")
+group_specs = st.builds(
+    dict,
+    type=st.just("ip"),
+    members=st.lists(st.sampled_from(("10.0.0.0/8", "::1", "192.0.2.1")), unique=True),
+)
+policer_specs = st.builds(dict, rate=st.integers(1, 3))
+attaches = st.sampled_from(
+    (
+        [],
+        [{"bridge": "a", "direction": "ingress"}],
+        [{"port": "p", "direction": "egress"}, {"port": "q", "direction": "ingress"}],
+    )
+)
+set_specs = st.builds(dict, default=st.sampled_from(("allow", "drop")), attach=attaches)
+rule_specs = st.builds(
+    dict,
+    priority=st.integers(1, 3),
+    enabled=st.booleans(),
+    match=st.sampled_from(({}, {"in_port": "p"}, {"ip": {"src": "group:g", "dst": "group:h"}})),
+    action=st.sampled_from(
+        (
+            {"type": "drop"},
+            {"type": "mirror", "port": "q"},
+            {"type": "police", "policer": "x"},
+            {"type": "jump", "ruleset": "t"},
+        )
+    ),
+)
+SPECS = {
+    "bridge": bridge_specs,
+    "port": port_specs,
+    "fdb": fdb_specs,
+    "group": group_specs,
+    "policer": policer_specs,
+    "ruleset": set_specs,
+    "rule": rule_specs,
+}
+
+
+def _keys(kind: str, names: tuple[str, ...], parents: tuple[str, ...] = ("",)) -> Any:
+    return st.builds(Key, st.just(kind), st.sampled_from(names), st.sampled_from(parents))
+
+
 keys = st.one_of(
-    st.builds(Key, st.just("bridge"), st.sampled_from(BRIDGES), st.just("")),
-    st.builds(Key, st.just("port"), st.sampled_from(PORTS), st.just("")),
-    st.builds(Key, st.just("fdb"), st.sampled_from(MACS), st.sampled_from(BRIDGES)),
+    _keys("bridge", BRIDGES),
+    _keys("port", PORTS),
+    _keys("fdb", MACS, BRIDGES),
+    _keys("group", GROUPS),
+    _keys("policer", ("x",)),
+    _keys("ruleset", SETS),
+    _keys("rule", RULES, SETS),
 )
 
 
 @st.composite
 def steps(draw: st.DrawFn) -> list[tuple[Key, dict[str, Any] | None]]:
     made: list[tuple[Key, dict[str, Any] | None]] = []
-    for key in draw(st.lists(keys, max_size=25)):
-        specs = {"bridge": bridge_specs, "port": port_specs, "fdb": fdb_specs}[key.kind]
-        made.append((key, draw(st.none() | specs)))
+    for key in draw(st.lists(keys, max_size=40)):
+        made.append((key, draw(st.none() | SPECS[key.kind])))
     return made
 
 
@@ -64,7 +111,7 @@ def stored(key: Key, spec: dict[str, Any], revision: int) -> Stored[Any]:
         description="",
         generation=1,
         revision=revision,
-        spec=KINDS[key.kind].spec.model_validate(spec),
+        spec=KINDS[key.kind].kept.model_validate(spec),
         created_at=at,
         updated_at=at,
     )
@@ -83,6 +130,8 @@ def changed(
             return None
         if key.kind == "bridge":
             changes |= {entry.key: None for entry in before.fdb.get(key.name, {}).values()}
+        if key.kind == "ruleset":
+            changes |= {rule.key: None for rule in before.rules_of(key.name).values()}
     after = before.with_changes(revision, changes)
     changes |= switches.follow(before, after, changes, kernel=kernel)
     after = before.with_changes(revision, changes)
@@ -124,7 +173,7 @@ def test_deltas_lead_where_the_whole_leads(
 
 
 def test_a_change_costs_what_it_touches() -> None:
-    """One port of 200, one static entry of 2,000: one object compiled and sent."""
+    """One port of 200, one static entry or rule of 2,000: one object compiled and sent."""
     configuration = Configuration()
     changes: dict[Key, Stored[Any] | None] = {}
     for number in range(20):
@@ -137,9 +186,14 @@ def test_a_change_costs_what_it_touches() -> None:
     for number in range(2000):
         key = Key("fdb", f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}", "b0")
         changes[key] = stored(key, {"port": "p0"}, 1)
+    changes[Key("ruleset", "s")] = stored(Key("ruleset", "s"), {}, 1)
+    for number in range(2000):
+        key = Key("rule", f"r{number}", "s")
+        changes[key] = stored(key, {"action": {"type": "drop"}}, 1)
     configuration = configuration.with_changes(1, changes)
     mirror, _ = full(configuration)
     for key, fields in (
+        (Key("rule", "r7", "s"), {"priority": 3}),
         (Key("port", "p7"), {"learning": False}),
         (Key("fdb", "02:00:00:00:00:05", "b0"), {"port": "p20"}),
     ):
