@@ -31,7 +31,9 @@ static_assert(sizeof(struct flow_entry) == 128, "two cache lines");
 
 struct flow_cache {
 	uint64_t seed[KEY_WORDS + 1];
-	uint32_t clock; /* one insertion, one tick */
+	uint64_t generation; /* of the last insertion */
+	uint32_t clock;	     /* one insertion, one tick */
+	uint32_t since;	     /* when the generation began: what was used before is of another one */
 	_Alignas(64) struct flow_set sets[SETS];
 	struct flow_entry entries[SETS][FLOW_CACHE_WAYS];
 };
@@ -151,21 +153,40 @@ uint64_t flow_cache_prefetch(const struct flow_cache *cache, uint32_t stage,
 	return hash;
 }
 
-void flow_cache_prefetch_entry(const struct flow_cache *cache, uint64_t hash)
+/* The entry that most likely is the flow's; NULL: certainly none is. */
+static inline const struct flow_entry *entry_likely(const struct flow_cache *cache, uint64_t hash)
 {
 	unsigned s = set_first(hash);
 	unsigned ways = set_ways(&cache->sets[s], tag_of(hash));
-	const struct flow_entry *entry;
 
 	if (!ways) {
 		s = set_second(hash);
 		ways = set_ways(&cache->sets[s], tag_of(hash));
-		if (!ways)
-			return;
 	}
-	entry = &cache->entries[s][__builtin_ctz(ways)];
-	__builtin_prefetch(entry);
-	__builtin_prefetch(&entry->generation);
+	return ways ? &cache->entries[s][__builtin_ctz(ways)] : NULL;
+}
+
+void flow_cache_prefetch_entry(const struct flow_cache *cache, uint64_t hash)
+{
+	const struct flow_entry *entry = entry_likely(cache, hash);
+
+	if (entry) {
+		__builtin_prefetch(entry);
+		__builtin_prefetch(&entry->generation);
+	}
+}
+
+void flow_cache_prefetch_rule(const struct flow_cache *cache, uint64_t hash)
+{
+	const struct flow_entry *entry = entry_likely(cache, hash);
+	const char *rule;
+
+	if (!entry)
+		return;
+	/* perhaps of another flow, perhaps gone: a prefetch may go anywhere */
+	rule = (const char *)entry->path.rules[0];
+	__builtin_prefetch(rule);
+	__builtin_prefetch(rule + 64);
 }
 
 static inline struct flow_path *find_in(struct flow_cache *cache, unsigned s, uint64_t hash,
@@ -197,19 +218,17 @@ const struct flow_path *flow_cache_find(struct flow_cache *cache, uint64_t hash,
 	return path ? path : find_in(cache, set_second(hash), hash, generation, stage, masked);
 }
 
-/* How much an entry is worth keeping: 0 an empty one, then the older the less. */
-static uint32_t way_worth(const struct flow_cache *cache, unsigned s, unsigned w,
-			  uint64_t generation)
+/* How much an entry is worth keeping: 0 an empty one or of another generation, the older the less.
+   The tags' line says it all: the entries themselves would be a cache line each. */
+static uint32_t way_worth(const struct flow_cache *cache, const struct flow_set *set, unsigned w)
 {
-	const struct flow_set *set = &cache->sets[s];
+	uint32_t age = cache->clock - set->used[w];
 
-	if (!set->tag[w] || cache->entries[s][w].generation != generation)
-		return 0;
-	return UINT32_MAX - (cache->clock - set->used[w]);
+	return set->tag[w] && age <= cache->clock - cache->since ? UINT32_MAX - age : 0;
 }
 
 /* The least worthy way of a set; *free_ways: how many hold nothing. */
-static unsigned way_least(const struct flow_cache *cache, unsigned s, uint64_t generation,
+static unsigned way_least(const struct flow_cache *cache, const struct flow_set *set,
 			  unsigned *free_ways, uint32_t *worth)
 {
 	unsigned least = 0;
@@ -217,7 +236,7 @@ static unsigned way_least(const struct flow_cache *cache, unsigned s, uint64_t g
 	*free_ways = 0;
 	*worth = UINT32_MAX;
 	for (unsigned w = 0; w < FLOW_CACHE_WAYS; w++) {
-		uint32_t now = way_worth(cache, s, w, generation);
+		uint32_t now = way_worth(cache, set, w);
 
 		*free_ways += now == 0;
 		if (now < *worth) {
@@ -244,13 +263,17 @@ void flow_cache_insert(struct flow_cache *cache, uint64_t hash, uint64_t generat
 		known->stage = stage;
 		return;
 	}
+	cache->clock++;
+	if (generation != cache->generation) {
+		cache->generation = generation;
+		cache->since = cache->clock;
+	}
 	for (unsigned i = 0; i < 2; i++)
-		ways[i] = way_least(cache, s[i], generation, &free_ways[i], &worth[i]);
+		ways[i] = way_least(cache, &cache->sets[s[i]], &free_ways[i], &worth[i]);
 	if (free_ways[0] || free_ways[1])
 		at = free_ways[1] > free_ways[0];
 	else
 		at = worth[1] < worth[0];
-	cache->clock++;
 	entry = &cache->entries[s[at]][ways[at]];
 	entry->key = *masked;
 	entry->generation = generation;

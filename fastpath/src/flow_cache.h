@@ -45,8 +45,9 @@ void flow_cache_destroy(struct flow_cache *cache);
 /* masked: key & needs, field by field. Returns the hash to give to the others. */
 uint64_t flow_cache_prefetch(const struct flow_cache *cache, uint32_t stage,
 			     const struct flow_key *masked);
-/* For speed only, between the other two. */
+/* For speed only, between prefetch and find: what find reads, then what the rules' actions do. */
 void flow_cache_prefetch_entry(const struct flow_cache *cache, uint64_t hash);
+void flow_cache_prefetch_rule(const struct flow_cache *cache, uint64_t hash);
 /* NULL: not there. Valid until the next insert. */
 const struct flow_path *flow_cache_find(struct flow_cache *cache, uint64_t hash,
 					uint64_t generation, uint32_t stage,

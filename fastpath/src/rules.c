@@ -333,6 +333,8 @@ static void look_ahead(struct rules_work *work, const struct rules_stage *stage,
 	}
 	for (uint64_t left = work->cache ? frames : 0; left; left &= left - 1)
 		flow_cache_prefetch_entry(work->cache, hashes[__builtin_ctzll(left)]);
+	for (uint64_t left = work->cache ? frames : 0; left; left &= left - 1)
+		flow_cache_prefetch_rule(work->cache, hashes[__builtin_ctzll(left)]);
 }
 
 uint64_t rules_ingress(struct rules_work *work, const struct rules_stage *stage,

@@ -25,7 +25,7 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static double median(double *values, unsigned count)
+double bench_median(double *values, unsigned count)
 {
 	qsort(values, count, sizeof(*values), compare);
 	return values[count / 2];
@@ -41,8 +41,8 @@ struct bench_medians bench_compare(bench_turn *turn, void *bare, void *through)
 		ns[0][round] = turn(bare, true);
 		ns[1][round] = turn(through, false);
 	}
-	return (struct bench_medians){.bare = median(ns[0], BENCH_ROUNDS),
-				      .through = median(ns[1], BENCH_ROUNDS)};
+	return (struct bench_medians){.bare = bench_median(ns[0], BENCH_ROUNDS),
+				      .through = bench_median(ns[1], BENCH_ROUNDS)};
 }
 
 void bench_print(const char *port, unsigned addresses, const struct bench_medians *ns,

@@ -55,6 +55,9 @@ struct bench_medians {
 	double through; /* the switch */
 };
 
+/* Sorts them. */
+double bench_median(double *values, unsigned count);
+
 /* One turn of about BENCH_ROUND_MS on a program's own bench: nanoseconds a frame. */
 typedef double bench_turn(void *bench, bool bare);
 

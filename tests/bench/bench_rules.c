@@ -1,233 +1,247 @@
 /*
- * What rules cost, on one thread and in memory: bench_rules FILE [--seconds S].
+ * What rules cost, on one worker and in memory: bench_rules FILE, rules in the text form of
+ * ClassBench (rulesets.py). Traffic is drawn from the rules: a rule at random, then a header at
+ * random inside it. Prints one JSON object; times are medians, nanoseconds a frame where not said.
  *
- * FILE has rules in the text form of ClassBench (rulesets.py). Traffic is drawn from the rules: a
- * rule at random, then a header at random inside it. Prints one JSON object:
+ *   frame_ns     worker_batch between memory ports, without rules
+ *   hit_ns       with the rules at the bridge's ingress, frames of 1,000 to 100,000 flows
+ *   miss_ns      the same, every frame's flow unknown to the flow cache
+ *   lookup_ns    the classifier alone; linear_ns: one rule asked after the other
+ *   victim_ns    frames of 1,000 flows, between them ones of an attack on tuple spaces: headers one
+ *                bit beside the rules (CVE-2019-25076); attack_ns: one of those
+ *   build_ms     the whole set into an empty classifier
+ *   update_us    one rule replaced by one like another: p50, p99, p99.9, max
+ *   lookup_updated_ns, lookup_anew_ns: after these updates, and after a build of the same rules
  *
- *   build_ms           the whole set into an empty classifier
- *   update_us          one rule replaced by another one like it: p50, p99, max
- *   miss_ns            a header that was not seen before, through the classifier
- *   linear_ns          the same, asking one rule after the other
- *   hits               parsing, flow cache and counting, for 1,000 to 100,000 flows
- *   attack             the tables probed and the time of other traffic, before and while headers
- *                      are sent that differ in every bit the rules look at
+ * All kinds of frames take turns. The exit status is 1 when frames are missing, when the classifier
+ * and the linear search disagree, or when an attack changed the number of tables.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_engine.h"
+#include "bench_ruleset.h"
 #include "classify.h"
-#include "flow_cache.h"
-#include "parse.h"
+#include "port_memory.h"
 #include "probe.h"
+#include "ring.h"
 
-enum { KEYS = 1 << 16, ROUNDS = 9, LINE_MAX_BYTES = 256, UPDATES = 400, BATCH = 64 };
-
-struct rule_set {
-	struct rule_config *rules;
-	struct rule_match *matches;
-	uint32_t count;
+enum {
+	KEYS = 1 << 17,
+	LOOKUPS = 1 << 16,
+	FILL = 960,
+	ROUND_MS = 40,
+	UPDATES = 400,
+	VERIFIED = 2000,
+	LINEAR_MS = 200,
+	ATTACK_EVERY = 16 /* fills of victims to one of the attack */
 };
 
-static uint64_t random_state = 88172645463325252u;
+enum kind { PLAIN, HIT_1K, HIT_10K, HIT_100K, MISS, VICTIM, KINDS };
+static const uint32_t flows_of[KINDS] = {1000, 1000, 10000, 100000, KEYS, 1000};
 
-static uint64_t random_next(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state * 0x2545f4914f6cdd1d;
-}
+struct bench {
+	struct bench_engine engine;
+	struct rule_set set;
+	struct classifier *classifier;
+	struct rules_set rules_set;
+	struct flow_key *keys;	 /* inside rules */
+	struct flow_key *beside; /* of the attack */
+	uint64_t sent, took;
+	uint64_t attack_ns, attack_frames;
+};
 
-static uint32_t below(uint32_t n)
-{
-	return (uint32_t)((random_next() >> 32) * n >> 32);
-}
-
-/* --- rules from text ---------------------------------------------------------------------------
+/* --- the switch --------------------------------------------------------------------------------
  */
 
-static void prefix_set(uint8_t value[16], uint8_t mask[16], uint32_t address, unsigned bits)
+static void mac_of(uint8_t mac[6], unsigned p)
 {
-	uint32_t netmask = bits ? UINT32_MAX << (32 - bits) : 0;
+	memset(mac, 0, 6);
+	mac[0] = 2;
+	mac[5] = (uint8_t)(p + 1);
+}
 
-	for (unsigned i = 0; i < 4; i++) {
-		mask[12 + i] = (uint8_t)(netmask >> (24 - 8 * i));
-		value[12 + i] = (uint8_t)((address & netmask) >> (24 - 8 * i));
+/* Ports 0 to 3 in one bridge; whatever is sent to any of them is known. */
+static void open_switch(struct bench *bench)
+{
+	static const uint16_t in_bridge[BENCH_PORTS];
+	static const struct port_fds none;
+	struct port_option slots = {"slots", "2048"};
+
+	for (unsigned p = 0; p < BENCH_PORTS; p++)
+		bench_port(&bench->engine, p, "memory", &slots, 1, &none);
+	bench_bridges(&bench->engine, in_bridge, 1024);
+	for (unsigned p = 0; p < BENCH_PORTS; p++) {
+		uint8_t mac[6];
+
+		mac_of(mac, p);
+		fdb_learn(bench->engine.fdbs[0], fdb_key(mac, 0), (uint16_t)p, 1);
 	}
 }
 
-static bool rule_read(const char *line, struct rule_match *match)
+/* The set at the bridge's ingress. */
+static void attach_rules(struct bench *bench)
 {
-	unsigned a[4], b[4], src_bits, dst_bits, ports[4], proto, proto_mask;
+	static const struct rules_set_config set = {0};
+	static const struct rules_attach_config attach = {.port = RULE_NONE};
+	static uint32_t none[1];
+	struct rules_config config = {
+	    .sets = &set, .set_count = 1, .attaches = &attach, .attach_count = 1};
+	const struct classifier *classifier = bench->classifier;
+	struct rules_refs refs = {.jumps = none, .policers = none};
+	struct rules_source source = {.generation = 1,
+				      .ports_max = BENCH_PORTS,
+				      .bridges_max = BENCH_BRIDGES,
+				      .sets_max = 1,
+				      .ports = bench->engine.snapshot->tables.ports,
+				      .classifiers = &classifier,
+				      .refs = &refs};
+	struct error err;
 
-	if (sscanf(line, "@%u.%u.%u.%u/%u %u.%u.%u.%u/%u %u : %u %u : %u 0x%x/0x%x", &a[0], &a[1],
-		   &a[2], &a[3], &src_bits, &b[0], &b[1], &b[2], &b[3], &dst_bits, &ports[0],
-		   &ports[1], &ports[2], &ports[3], &proto, &proto_mask) != 16)
-		return false;
-	*match = (struct rule_match){.l4_src_lo = (uint16_t)ports[0],
-				     .l4_src_hi = (uint16_t)ports[1],
-				     .l4_dst_lo = (uint16_t)ports[2],
-				     .l4_dst_hi = (uint16_t)ports[3]};
-	match->value.ip_version = 4;
-	match->mask.ip_version = 0xff;
-	prefix_set(match->value.ip_src, match->mask.ip_src,
-		   a[0] << 24 | a[1] << 16 | a[2] << 8 | a[3], src_bits);
-	prefix_set(match->value.ip_dst, match->mask.ip_dst,
-		   b[0] << 24 | b[1] << 16 | b[2] << 8 | b[3], dst_bits);
-	match->mask.ip_proto = (uint8_t)proto_mask;
-	match->value.ip_proto = (uint8_t)(proto & proto_mask);
-	for (unsigned i = 0; i < 2; i++) {
-		uint16_t lo = (uint16_t)ports[2 * i], hi = (uint16_t)ports[2 * i + 1];
-
-		if (lo == 0 && hi == UINT16_MAX)
-			continue;
-		match->mask.layers = match->value.layers = FLOW_PORTS;
-		if (lo == hi) {
-			*(i ? &match->mask.l4_dst : &match->mask.l4_src) = UINT16_MAX;
-			*(i ? &match->value.l4_dst : &match->value.l4_src) = lo;
-		}
-	}
-	return true;
-}
-
-static void set_read(const char *path, struct rule_set *set)
-{
-	FILE *file = fopen(path, "r");
-	char line[LINE_MAX_BYTES];
-	uint32_t room = 0;
-
-	if (!file)
-		fail("%s: %s", path, strerror(errno));
-	while (fgets(line, sizeof(line), file)) {
-		if (set->count == room) {
-			room = room ? 2 * room : 1024;
-			set->matches = realloc(set->matches, room * sizeof(set->matches[0]));
-			if (!set->matches)
-				fail("no memory");
-		}
-		if (!rule_read(line, &set->matches[set->count++]))
-			fail("%s: not a rule: %s", path, line);
-	}
-	fclose(file);
-	set->rules = calloc(set->count + 1, sizeof(set->rules[0]));
-	for (uint32_t i = 0; i < set->count; i++)
-		set->rules[i] = (struct rule_config){.slot = i,
-						     .priority = (int32_t)i,
-						     .id = "r",
-						     .match_count = 1,
-						     .matches = &set->matches[i]};
-}
-
-/* --- headers -----------------------------------------------------------------------------------
- */
-
-static uint16_t port_within(uint16_t lo, uint16_t hi)
-{
-	return (uint16_t)(lo + below((uint32_t)hi - lo + 1));
-}
-
-/* A header that the alternative matches, of a frame as it could be. */
-static struct flow_key key_within(const struct rule_match *match)
-{
-	struct flow_key key = match->value;
-
-	for (unsigned i = 12; i < 16; i++) {
-		key.ip_src[i] |= (uint8_t)(random_next() >> 8 & (uint8_t)~match->mask.ip_src[i]);
-		key.ip_dst[i] |= (uint8_t)(random_next() >> 8 & (uint8_t)~match->mask.ip_dst[i]);
-	}
-	key.eth_type = 0x0800;
-	key.ip_ttl = 64;
-	if (!match->mask.ip_proto)
-		key.ip_proto = below(2) ? 6 : 17;
-	key.layers = FLOW_L3 | FLOW_IP;
-	if (key.ip_proto == 6 || key.ip_proto == 17) {
-		key.layers |= FLOW_L4 | FLOW_PORTS;
-		key.l4_src = port_within(match->l4_src_lo, match->l4_src_hi);
-		key.l4_dst = port_within(match->l4_dst_lo, match->l4_dst_hi);
-	}
-	return key;
-}
-
-static struct flow_key *keys_make(const struct rule_set *set)
-{
-	struct flow_key *keys = aligned_alloc(64, KEYS * sizeof(*keys));
-
-	if (!keys)
+	if (rules_tables_build(&config, &source, &bench->engine.snapshot->rules, &err))
+		bench_die(&err);
+	bench->engine.workers[0]->rules =
+	    rules_work_create(BENCH_PORTS, bench->set.count, random_next());
+	if (!bench->engine.workers[0]->rules)
 		fail("no memory");
-	for (unsigned i = 0; i < KEYS; i++)
-		keys[i] = key_within(&set->matches[below(set->count)]);
-	return keys;
 }
 
-/* --- measuring ---------------------------------------------------------------------------------
+/* Frames into port 0: of one of the first `flows` headers each. */
+static void fill(struct bench *bench, const struct flow_key *keys, uint32_t flows)
+{
+	struct netmap_ring *ring = memory_ring(&bench->engine.ports[0], 0, false);
+	uint32_t at = ring->tail;
+	uint8_t dst[6], src[6];
+
+	mac_of(src, 0);
+	for (unsigned i = 0; i < FILL; i++) {
+		struct netmap_slot *slot = &ring->slot[at];
+
+		mac_of(dst, 1 + i % (BENCH_PORTS - 1));
+		frame_write(ring_buffer(ring, slot->buf_idx), &keys[below(flows)], dst, src);
+		slot->len = RULES_FRAME_BYTES;
+		slot->flags = 0;
+		at = ring_next(ring, at);
+	}
+	ring->tail = at;
+	bench->sent += FILL;
+}
+
+static void empty(struct bench *bench)
+{
+	for (unsigned p = 0; p < BENCH_PORTS; p++) {
+		struct netmap_ring *ring = memory_ring(&bench->engine.ports[p], 0, true);
+		uint32_t last = (ring->head ? ring->head : ring->num_slots) - 1;
+
+		bench->took +=
+		    ring->num_slots - 1 - ring_space(ring->head, ring->tail, ring->num_slots);
+		ring->tail = last;
+	}
+}
+
+/* --- turns -------------------------------------------------------------------------------------
  */
 
-static double elapsed_ns(uint64_t since)
+/* What one fill takes the worker. */
+static uint64_t serve(struct bench *bench, const struct flow_key *keys, uint32_t flows)
 {
-	return (double)(clock_ns(CLOCK_THREAD_CPUTIME_ID) - since);
+	uint64_t begin;
+
+	fill(bench, keys, flows);
+	begin = bench_now_ns();
+	while (worker_batch(bench->engine.workers[0], bench->engine.snapshot))
+		;
+	begin = bench_now_ns() - begin;
+	empty(bench);
+	return begin;
 }
 
-static uint64_t now_ns(void)
+static double turn(struct bench *bench, enum kind kind)
 {
-	return clock_ns(CLOCK_THREAD_CPUTIME_ID);
+	struct rules_tables *rules = &bench->engine.snapshot->rules;
+	uint64_t start = bench_now_ns(), spent = 0, fills = 0;
+
+	rules->any = kind != PLAIN;
+	while (bench_now_ns() - start < ROUND_MS * 1000000ull) {
+		if (kind == MISS)
+			rules->generation++; /* nothing that is cached holds any more */
+		spent += serve(bench, bench->keys, flows_of[kind]);
+		if (kind == VICTIM && fills % ATTACK_EVERY == 0) {
+			bench->attack_ns += serve(bench, bench->beside, KEYS);
+			bench->attack_frames += FILL;
+		}
+		fills++;
+	}
+	return (double)spent / ((double)fills * FILL);
 }
 
-static int double_compare(const void *a, const void *b)
+/* The flow cache gets to know the flows of the following turn. */
+static void warm(struct bench *bench, enum kind kind)
 {
-	double x = *(const double *)a, y = *(const double *)b;
+	uint32_t flows = flows_of[kind];
 
-	return (x > y) - (x < y);
+	bench->engine.snapshot->rules.any = true;
+	for (uint32_t i = 0; i < 4 * flows; i += FILL)
+		serve(bench, bench->keys, flows);
 }
 
-static double median(double *values, unsigned count)
+static void turns(struct bench *bench, double ns[KINDS][BENCH_ROUNDS])
 {
-	qsort(values, count, sizeof(*values), double_compare);
-	return values[count / 2];
+	for (unsigned round = 0; round < BENCH_ROUNDS; round++)
+		for (unsigned kind = 0; kind < KINDS; kind++) {
+			if (kind == HIT_1K || kind == HIT_10K || kind == HIT_100K || kind == VICTIM)
+				warm(bench, kind);
+			ns[kind][round] = turn(bench, kind);
+		}
 }
+
+/* --- the classifier alone ----------------------------------------------------------------------
+ */
 
 static struct classifier *built(const struct rule_set *set)
 {
-	struct classifier *empty = classifier_empty(), *made;
+	struct classifier *none = classifier_empty(), *made;
 	struct error err;
 
-	if (!empty || classifier_update(empty, NULL, 0, set->rules, set->count, &made, &err))
+	if (!none || classifier_update(none, NULL, 0, set->rules, set->count, &made, &err))
 		fail("no memory");
-	classifier_free(empty);
+	classifier_free(none);
 	return made;
 }
 
-static double measure_build(const struct rule_set *set)
+static double build_ms(const struct rule_set *set)
 {
-	double ms[ROUNDS];
+	double ms[BENCH_ROUNDS];
 
-	for (unsigned round = 0; round < ROUNDS; round++) {
-		uint64_t begin = now_ns();
+	for (unsigned round = 0; round < BENCH_ROUNDS; round++) {
+		uint64_t begin = bench_now_ns();
 		struct classifier *made = built(set);
 
-		ms[round] = elapsed_ns(begin) / 1e6;
+		ms[round] = (double)(bench_now_ns() - begin) / 1e6;
 		classifier_free(made);
 	}
-	return median(ms, ROUNDS);
+	return bench_median(ms, BENCH_ROUNDS);
 }
 
-static uint64_t sink;
+static volatile uint64_t sink; /* so that nothing that is measured is left out */
 
-static double measure_miss(const struct classifier *classifier, const struct flow_key *keys)
+static double lookup_ns(const struct classifier *classifier, const struct flow_key *keys)
 {
-	double ns[ROUNDS];
+	double ns[BENCH_ROUNDS];
 
-	for (unsigned round = 0; round < ROUNDS; round++) {
-		uint64_t begin = now_ns();
+	for (unsigned round = 0; round < BENCH_ROUNDS; round++) {
+		uint64_t begin = bench_now_ns(), sum = 0;
 
-		for (unsigned i = 0; i < KEYS; i++) {
+		for (unsigned i = 0; i < LOOKUPS; i++) {
 			const struct classify_rule *rule = classify(classifier, &keys[i], NULL);
 
-			sink += rule ? rule->slot : 0;
+			sum += rule ? rule->slot : 0;
 		}
-		ns[round] = elapsed_ns(begin) / KEYS;
+		sink += sum;
+		ns[round] = (double)(bench_now_ns() - begin) / LOOKUPS;
 	}
-	return median(ns, ROUNDS);
+	return bench_median(ns, BENCH_ROUNDS);
 }
 
 static uint32_t linear(const struct rule_set *set, const struct flow_key *key)
@@ -241,47 +255,22 @@ static uint32_t linear(const struct rule_set *set, const struct flow_key *key)
 	return UINT32_MAX;
 }
 
-static double measure_linear(const struct rule_set *set, const struct flow_key *keys)
+static double linear_ns(const struct rule_set *set, const struct flow_key *keys)
 {
-	uint64_t begin = now_ns();
+	uint64_t begin = bench_now_ns(), sum = 0;
 	unsigned done = 0;
 
-	do {
-		sink += linear(set, &keys[done % KEYS]);
-		done++;
-	} while (elapsed_ns(begin) < 2e8 && done < KEYS);
-	return elapsed_ns(begin) / done;
-}
-
-static struct histogram *measure_updates(const struct rule_set *set, struct classifier **now)
-{
-	static struct histogram us;
-
-	memset(&us, 0, sizeof(us));
-	for (unsigned n = 0; n < UPDATES; n++) {
-		uint32_t slot = below(set->count), like = below(set->count);
-		struct rule_match match = set->matches[like];
-		struct rule_config config = set->rules[slot];
-		struct classifier *next;
-		struct error err;
-		uint64_t begin;
-
-		match.value.ip_src[15] ^= (uint8_t)(match.mask.ip_src[15] & below(256));
-		set->matches[slot] = match;
-		begin = now_ns();
-		if (classifier_update(*now, NULL, 0, &config, 1, &next, &err))
-			fail("%s", err.message);
-		classifier_free(*now);
-		histogram_add(&us, (uint64_t)elapsed_ns(begin));
-		*now = next;
-	}
-	return &us;
+	do
+		sum += linear(set, &keys[done++]);
+	while (bench_now_ns() - begin < LINEAR_MS * 1000000ull && done < KEYS);
+	sink += sum;
+	return (double)(bench_now_ns() - begin) / done;
 }
 
 static void verify(const struct rule_set *set, const struct classifier *classifier,
 		   const struct flow_key *keys)
 {
-	for (unsigned i = 0; i < 2000; i++) {
+	for (unsigned i = 0; i < VERIFIED; i++) {
 		const struct classify_rule *rule = classify(classifier, &keys[i], NULL);
 
 		if ((rule ? rule->slot : UINT32_MAX) != linear(set, &keys[i]))
@@ -289,34 +278,109 @@ static void verify(const struct rule_set *set, const struct classifier *classifi
 	}
 }
 
+/* Rules become like others of the set; nanoseconds of each into *took. */
+static struct classifier *updated(struct rule_set *set, struct histogram *took)
+{
+	struct classifier *now = built(set), *next;
+
+	for (unsigned n = 0; n < UPDATES; n++) {
+		uint32_t slot = below(set->count);
+		struct rule_match *match = &set->matches[slot];
+		struct error err;
+		uint64_t begin;
+
+		*match = set->matches[below(set->count)];
+		match->value.ip_src[15] ^= (uint8_t)(match->mask.ip_src[15] & below(256));
+		begin = bench_now_ns();
+		if (classifier_update(now, NULL, 0, &set->rules[slot], 1, &next, &err))
+			bench_die(&err);
+		classifier_free(now);
+		histogram_add(took, bench_now_ns() - begin);
+		now = next;
+	}
+	return now;
+}
+
+/* --- the report --------------------------------------------------------------------------------
+ */
+
+static void print_size(const struct rule_set *set, const struct classifier *classifier)
+{
+	struct classify_size size;
+
+	classifier_size(classifier, &size);
+	printf("{\"rules\": %u, \"tables\": %u, \"bytes\": %llu, \"build_ms\": %.3f", set->count,
+	       size.tables, (unsigned long long)size.bytes, build_ms(set));
+}
+
+static void print_turns(struct bench *bench)
+{
+	static double ns[KINDS][BENCH_ROUNDS];
+	double median[KINDS];
+
+	turns(bench, ns);
+	for (unsigned kind = 0; kind < KINDS; kind++)
+		median[kind] = bench_median(ns[kind], BENCH_ROUNDS);
+	printf(", \"frame_ns\": %.2f, \"hit_ns\": {\"1000\": %.2f, \"10000\": %.2f, \"100000\": "
+	       "%.2f}, \"miss_ns\": %.2f, \"victim_ns\": %.2f, \"attack_ns\": %.2f",
+	       median[PLAIN], median[HIT_1K], median[HIT_10K], median[HIT_100K], median[MISS],
+	       median[VICTIM], (double)bench->attack_ns / (double)bench->attack_frames);
+}
+
+/* The rules are others afterwards. */
+static void print_updates(struct bench *bench)
+{
+	static struct histogram took;
+	struct classifier *classifier = updated(&bench->set, &took), *anew = built(&bench->set);
+
+	verify(&bench->set, classifier, bench->keys);
+	printf(", \"update_us\": ");
+	histogram_print_us(&took);
+	printf(", \"lookup_updated_ns\": %.2f, \"lookup_anew_ns\": %.2f}\n",
+	       lookup_ns(classifier, bench->keys), lookup_ns(anew, bench->keys));
+	classifier_free(classifier);
+	classifier_free(anew);
+}
+
+static struct flow_key *keys_make(const struct rule_set *set,
+				  struct flow_key (*make)(const struct rule_match *))
+{
+	struct flow_key *keys = aligned_alloc(64, KEYS * sizeof(*keys));
+
+	if (!keys)
+		fail("no memory");
+	for (unsigned i = 0; i < KEYS; i++)
+		keys[i] = make(&set->matches[below(set->count)]);
+	return keys;
+}
+
 int main(int argc, char **argv)
 {
-	struct rule_set set = {0};
-	struct classifier *classifier;
-	struct classify_size size;
-	struct flow_key *keys;
+	static struct bench bench;
+	struct port_counters total;
 
-	if (argc < 2)
+	if (argc != 2)
 		fail("usage: bench_rules FILE");
-	set_read(argv[1], &set);
-	keys = keys_make(&set);
-	classifier = built(&set);
-	verify(&set, classifier, keys);
-	classifier_size(classifier, &size);
-	printf("{\"rules\": %u, \"tables\": %u, \"bytes\": %llu, \"build_ms\": %.2f, "
-	       "\"miss_ns\": %.1f, \"linear_ns\": %.1f, ",
-	       set.count, size.tables, (unsigned long long)size.bytes, measure_build(&set),
-	       measure_miss(classifier, keys), measure_linear(&set, keys));
-	printf("\"update_us\": ");
-	histogram_print_us(measure_updates(&set, &classifier));
-	classifier_size(classifier, &size);
-	printf(", \"tables_after\": %u, \"miss_after_ns\": %.1f", size.tables,
-	       measure_miss(classifier, keys));
-	classifier_free(classifier);
-	classifier = built(&set);
-	classifier_size(classifier, &size);
-	printf(", \"tables_anew\": %u, \"miss_anew_ns\": %.1f}\n", size.tables,
-	       measure_miss(classifier, keys));
-	classifier_free(classifier);
+	set_read(argv[1], &bench.set);
+	bench.keys = keys_make(&bench.set, key_within);
+	bench.beside = keys_make(&bench.set, key_beside);
+	bench.classifier = built(&bench.set);
+	verify(&bench.set, bench.classifier, bench.keys);
+	verify(&bench.set, bench.classifier, bench.beside);
+	open_switch(&bench);
+	attach_rules(&bench);
+	print_size(&bench.set, bench.classifier);
+	print_turns(&bench);
+	printf(", \"lookup_ns\": %.2f, \"linear_ns\": %.2f",
+	       lookup_ns(bench.classifier, bench.keys), linear_ns(&bench.set, bench.keys));
+	print_updates(&bench);
+	stats_total(bench.engine.stats, &total);
+	if (total.rx_frames != bench.sent || total.tx_frames != bench.took ||
+	    bench.took != bench.sent)
+		fail("frames are missing: %llu sent, %llu taken", (unsigned long long)bench.sent,
+		     (unsigned long long)bench.took);
+	rules_work_destroy(bench.engine.workers[0]->rules);
+	bench_close(&bench.engine);
+	classifier_free(bench.classifier);
 	return 0;
 }
