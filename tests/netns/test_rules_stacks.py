@@ -109,6 +109,23 @@ def test_a_connection_outlives_a_change_of_rules_but_no_flush(
                 here.recv(1)
 
 
+def test_a_connection_outlives_the_forwarder(net: Topology, switch: Appliance) -> None:
+    """What is known of connections is the keeper's: the next forwarder lets them go on, and still
+    no new ones in."""
+    from_p0_only(switch)
+    with listening(net, 1, 7) as server, connect(net, 0, 1, 7) as client:
+        here, _ = server.accept()
+        with here:
+            assert stacks.echo(client, here, b"before") == b"before"
+            old = switch.kill("forwarder")
+            switch.wait_replaced("forwarder", old)
+            assert stacks.echo(client, here, b"behind") == b"behind"
+            assert stacks.echo(here, client, b"back") == b"back"
+            with listening(net, 0, 7):
+                assert not connects(net, 1, 0, 7)
+            wait_until(switch.ready, 20, "the control plane has found the new one")
+
+
 def test_a_rejected_sender_is_told_at_once(net: Topology, switch: Appliance) -> None:
     rules = [rule("no-7", 10, {"l4": {"dport": ["7"]}}, REJECT)]
     rules += [rule("no-ping", 20, {"icmp": {"type": 8}}, REJECT)]
