@@ -23,6 +23,7 @@ HEADERS = (
     "config.h",
     "engine.h",
     "trace.h",
+    "analyse.h",
     "sandbox.h",
     "portspec.h",
     "netmap_device.h",

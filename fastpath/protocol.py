@@ -598,21 +598,23 @@ class Finding(msgspec.Struct, frozen=True):
     (... and does the same), contradictory (same match, other action, same priority), never_hit.
 
     ``by``: the other rule; ``witness``: a frame that both match, as bytes; ``in_port`` to trace it
-    from, "" when the set is attached nowhere it could come in."""
+    from, "" when the set is attached nowhere it could come in; ``state``: to assume for that."""
 
     kind: str
     rule: str
     by: str
     witness: bytes
     in_port: str
+    state: str = ""
 
 
 class Analysed(msgspec.Struct, frozen=True, tag_field="t", tag="analysed"):
-    """``cursor`` 0: that was all."""
+    """``cursor`` 0: that was all. ``skipped``: rules with too many alternatives to compare."""
 
     id: int
     findings: tuple[Finding, ...]
     cursor: int
+    skipped: int = 0
 
 
 class Connection(msgspec.Struct, frozen=True):

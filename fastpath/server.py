@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from dataclasses import dataclass, field
 
-from fastpath import connections, delta, report, rule_report, traces
+from fastpath import analysis, connections, delta, report, rule_report, traces
 from fastpath.apply import Applier
 from fastpath.channel import peer_credentials
 from fastpath.delta import Delta, RefusalError, Snapshot
@@ -22,6 +22,7 @@ from fastpath.protocol import (
     MESSAGE_BYTES_MAX,
     VERSION,
     Ack,
+    Analyse,
     Apply,
     Begin,
     Chunk,
@@ -294,6 +295,8 @@ class Server:
                 self._send(client, rows)
             case Trace():
                 self._send(client, traces.trace(self._applier, message))
+            case Analyse():
+                self._send(client, analysis.analyse(self._applier, message))
             case GetConnections(id, query, cursor, limit):
                 most = self._facts.limits["connections_max"]
                 found = connections.rows(self._applier, id, query, cursor, limit, most)

@@ -11,6 +11,7 @@ from fastpath.native_rules import STATES
 from fastpath.native_trace import Tracer, TraceReading, TraceStep
 from fastpath.native_trace import TraceRule as RuleReading
 from fastpath.protocol import Trace, Traced, TraceRule, TraceStage, WireRule, WireTerm
+from fastpath.rule_sets import RuleSet
 
 # Which names of WireTerm a field of the key may have; the rule's own terms say which it is.
 TERMS: Mapping[str, tuple[str, ...]] = {
@@ -64,21 +65,25 @@ class Names:
     """What numbers of the engine stand for."""
 
     ports: Mapping[int, str]
-    sets: Mapping[int, str]
-    rules: Mapping[str, object]
-    """By key of the wire."""
+    sets: Mapping[int, RuleSet]
 
     def port(self, slot: int | None) -> str:
         return "" if slot is None else self.ports.get(slot, "")
 
+    def set(self, slot: int) -> str:
+        return self.sets[slot].name if slot in self.sets else ""
+
     def rule(self, reading: RuleReading) -> WireRule | None:
-        found = self.rules.get(f"rule/{self.sets.get(reading.set, '')}/{reading.id}")
-        return found if isinstance(found, WireRule) else None
+        """As it is in force."""
+        owner = self.sets.get(reading.set)
+        live = owner.live.get(reading.id) if owner is not None else None
+        return live.rule if live is not None else None
 
 
 def names_of(applier: Applier) -> Names:
     ports = {slot: name for name, slot in applier.port_slots.items()}
-    return Names(ports, {}, applier.objects)
+    sets = {owner.slot: owner for owner in applier.rules.sets.values() if owner.slot is not None}
+    return Names(ports, sets)
 
 
 def trace(applier: Applier, request: Trace) -> Traced:
@@ -130,7 +135,7 @@ def _stage(step: TraceStep, fields: Mapping[str, str], names: Names) -> TraceSta
 def _detail(step: TraceStep, fields: Mapping[str, str], names: Names) -> str:
     """One sentence without its full stop."""
     if step.default_of is not None:
-        return f"no rule decided; the default of {names.sets.get(step.default_of, '')} does"
+        return f"no rule decided; the default of {names.set(step.default_of)} does"
     if step.reason == "too_big":
         return f"{step.bytes} bytes; {step.limit} behind the Ethernet header are the limit"
     if step.reason:
@@ -175,7 +180,7 @@ def _rule(reading: RuleReading, fields: Mapping[str, str], names: Names) -> Trac
         field, wanted = _wanted(reading, names)
         got = fields.get(field, rule_texts.NOTHING)
     return TraceRule(
-        ruleset=names.sets.get(reading.set, ""),
+        ruleset=names.set(reading.set),
         rule=reading.id,
         action=reading.action,
         field=field,

@@ -25,6 +25,7 @@ LAYERS = (
     | {"rule", "rule_counters"},
     {"parse", "vlan", "fdb", "overlay_inner", "neighbor", "neighbor_table", "monitor"}
     | {"ring_frames", "classify", "classify_build", "classify_tables", "flow_cache"}
+    | {"cover", "witness"}
     | {"classify_list", "classify_plan", "classify_probe", "classify_table"}
     | {"policer", "reject"}
     | {"conntrack", "conntrack_table", "conntrack_tcp", "conntrack_tuple", "conntrack_fragments"},
