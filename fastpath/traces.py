@@ -135,7 +135,8 @@ def _stage(step: TraceStep, fields: Mapping[str, str], names: Names) -> TraceSta
 def _detail(step: TraceStep, fields: Mapping[str, str], names: Names) -> str:
     """One sentence without its full stop."""
     if step.default_of is not None:
-        return f"no rule decided; the default of {names.set(step.default_of)} does"
+        word = "allow" if step.result == "allow" else "drop"
+        return f"no rule of {names.set(step.default_of)} decided, and its default is {word}"
     if step.reason == "too_big":
         return f"{step.bytes} bytes; {step.limit} behind the Ethernet header are the limit"
     if step.reason:

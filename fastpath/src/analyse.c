@@ -97,12 +97,15 @@ static bool find_frame(const struct analysis *analysis, const struct classify_ru
 	if (match->value.state & (match->value.state - 1))
 		return false; /* no connection is in two states */
 	for (recipe->variant = 0; recipe->variant < variants; recipe->variant++) {
-		recipe->state = state_of(analysis, match, recipe->variant);
 		for (recipe->shape = 0; recipe->shape < WITNESS_SHAPES; recipe->shape++) {
 			if (!witness_build(match, recipe->shape, recipe->variant, tag_of(match),
 					   match->value.vid, witness))
 				continue;
 			key_of(match, witness, &key);
+			recipe->state = state_of(analysis, match, recipe->variant);
+			/* what is neither TCP, UDP nor ICMP has no state of its own */
+			if (!match->mask.state && !(key.layers & (FLOW_L4 | FLOW_FRAGMENT)))
+				recipe->state = 0;
 			key.state = recipe->state;
 			if (trace_differs(match, &key) == TRACE_MATCHED &&
 			    (!by || decides(analysis, &key, by)))
