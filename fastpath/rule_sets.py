@@ -38,7 +38,6 @@ from fastpath.native_rules import (
 from fastpath.outcomes import Outcomes
 from fastpath.protocol import (
     Outcome,
-    WireAttach,
     WireGroup,
     WirePolicer,
     WireRule,
@@ -52,6 +51,9 @@ KINDS = frozenset({"group", "policer", "ruleset", "rule"})
 
 PORTION = 256  # rules compiled at a time: a few milliseconds
 FAILED_MAX = 64  # rules of a set that are said to have failed
+# Half of the engine's RULES_CHAIN_MAX: a stage is its bridge's sets and its port's.
+CHAIN_MAX = 8
+_FINE = Outcome()
 
 
 class Tables(Protocol):
@@ -540,23 +542,60 @@ class RuleSets:
             config = self._config()  # without what only those held that went
 
     def _config(self) -> _Config:
+        needed = self._needed()
         sets: list[PlacedSet] = []
-        attaches: list[tuple[tuple[int, bool, str], PlacedAttach]] = []
-        for owner in self._needed():
-            if owner.slot is None:
-                continue
-            in_force = owner.in_force or owner.spec
-            sets.append(PlacedSet(owner.slot, in_force is not None and in_force.default_drop))
-            if owner.spec is not None and owner.in_force is not None:
-                attaches += self._attaches(owner, owner.slot, owner.in_force.attach)
-        attaches.sort(key=lambda item: item[0])
+        for owner in needed:
+            spec = owner.in_force or owner.spec
+            if owner.slot is not None:
+                sets.append(PlacedSet(owner.slot, spec is not None and spec.default_drop))
         policers = tuple(
             PlacedPolicer(self.policer_slots[name], p.unit == "frames", p.rate, p.burst)
             for name, p in self._policers_in_force.items()
             if name in self.policers or self.holds(p.key)
         )
-        places = dict.fromkeys(placed for _, placed in attaches)
-        return _Config(tuple(sets), tuple(places), policers)
+        return _Config(tuple(sets), self._places(needed), policers)
+
+    def _places(self, needed: Iterable[RuleSet]) -> tuple[PlacedAttach, ...]:
+        """Where sets are asked, in their order; what cannot be is its set's outcome."""
+        wanted = [
+            (attach.order, bool(attach.port), owner.name, index)
+            for owner in needed
+            if owner.slot is not None and owner.spec is not None and owner.in_force is not None
+            for index, attach in enumerate(owner.in_force.attach)
+        ]
+        astray: dict[str, Outcome] = {}
+        places: dict[PlacedAttach, None] = {}
+        asked: Counter[tuple[int, int, bool]] = Counter()
+        for _, _, name, index in sorted(wanted):
+            found = self._place_of(self.sets[name], index)
+            if isinstance(found, Outcome):
+                astray[name] = found
+            elif found not in places:
+                where = (found.bridge, found.port, found.egress)
+                asked[where] += 1
+                if asked[where] > CHAIN_MAX:
+                    text = f"at most {CHAIN_MAX} sets are asked at one place"
+                    astray[name] = outcomes.refused("LIMIT", text, f"attach[{index}]")
+                else:
+                    places[found] = None
+        for owner in needed:
+            outcome = astray.get(owner.name, _FINE)
+            if outcome != owner.astray:
+                owner.astray = outcome
+                self._judge(owner)
+        return tuple(places)
+
+    def _place_of(self, owner: RuleSet, index: int) -> PlacedAttach | Outcome:
+        assert owner.in_force is not None
+        assert owner.slot is not None
+        attach = owner.in_force.attach[index]
+        kind, name = ("port", attach.port) if attach.port else ("bridge", attach.bridge)
+        number = (self.names.ports if attach.port else self._bridges).get(name)
+        if number is None:
+            where = f"attach[{index}].{kind}"
+            return outcomes.refused("REFERENCE_NOT_FOUND", f"{kind} {name} is not there", where)
+        bridge, port = (RULE_NONE, number) if attach.port else (number, RULE_NONE)
+        return PlacedAttach(owner.slot, bridge, port, attach.egress, attach.order)
 
     def _needed(self) -> list[RuleSet]:
         """Sets that are wanted, and those that these jump to."""
@@ -575,29 +614,6 @@ class RuleSets:
             self.before_reuse()
             self._free += self._retired
             self._retired.clear()
-
-    def _attaches(
-        self, owner: RuleSet, slot: int, wanted: tuple[WireAttach, ...]
-    ) -> Iterator[tuple[tuple[int, bool, str], PlacedAttach]]:
-        astray = Outcome()
-        for index, attach in enumerate(wanted):
-            kind, name, numbers = (
-                ("port", attach.port, self.names.ports)
-                if attach.port
-                else ("bridge", attach.bridge, self._bridges)
-            )
-            number = numbers.get(name)
-            if number is None:
-                text = f"{kind} {name} is not there"
-                where = f"attach[{index}].{kind}"
-                astray = outcomes.refused("REFERENCE_NOT_FOUND", text, where)
-                continue
-            bridge, port = (RULE_NONE, number) if attach.port else (number, RULE_NONE)
-            placed = PlacedAttach(slot, bridge, port, attach.egress, attach.order)
-            yield (attach.order, bool(attach.port), owner.name), placed
-        if astray != owner.astray:
-            owner.astray = astray
-            self._judge(owner)
 
     def _with_old(self, config: _Config) -> _Config:
         """And what is published now, as far as it is not the same."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fastpath import protocol as wire
+from fastpath import rule_sets
 from fastpath.protocol import WireAction, WireAttach, WireGroup, WirePolicer, WireTerm
 from fastpath.regions import make_region
 from tests.support.fastpath import Client, RefusedError, bridge, port, rule, ruleset
@@ -240,6 +241,20 @@ def test_a_set_is_asked_where_it_can_be(forwarder: Forwarder, client: Client) ->
     assert not passes(forwarder, frame(1))
     client.apply([port("p9", "memory", "br0")])
     assert client.status().rulesets[0].outcome.ok
+
+
+def test_more_sets_than_a_stage_can_ask_are_outcomes(forwarder: Forwarder, client: Client) -> None:
+    """Bridge and port may both be full, and the engine takes it."""
+    at_port = (WireAttach("", "p0", False, 0),)
+    sets = [ruleset(f"b{n}", "br0") for n in range(rule_sets.CHAIN_MAX + 1)]
+    sets += [wire.WireRuleSet(f"p{n}", False, at_port) for n in range(rule_sets.CHAIN_MAX)]
+    ack = client.apply(sets)
+    assert codes(ack) == {f"ruleset/b{rule_sets.CHAIN_MAX}": "LIMIT"}
+    assert passes(forwarder, frame(1))
+    client.apply([wire.WireRuleSet("p7", True, at_port)])
+    assert not passes(forwarder, frame(1))
+    client.apply(deletes=["ruleset/b0"])
+    assert client.status().rulesets[-1].outcome.ok
 
 
 def test_sets_that_are_none(client: Client) -> None:
