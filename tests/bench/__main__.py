@@ -8,6 +8,7 @@
                         nearly stands still meanwhile: figures of a machine that is not idle
     --json PATH         where the whole report goes (default bench-results/bench.json)
     --write-docs        rewrite the figures of docs/performance.md from this run
+    --classbench DIR    rule sets of ClassBench to measure beside the generated ones
     --from PATH         measure nothing, show (and --write-docs) an earlier report
 
 Only ratios of one run count: the subjects of a case are measured in turn, round by round, and
@@ -29,7 +30,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import docs, memory, results, rule_peers
+from tests.bench import docs, memory, results, rule_peers, rules
 from tests.bench.cases import (
     AF_PACKET,
     BRIDGE,
@@ -141,6 +142,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--realtime", action="store_true")
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--json", type=Path, default=ROOT / "bench-results" / "bench.json")
+    parser.add_argument("--classbench", type=Path)
     parser.add_argument("--write-docs", action="store_true")
     parser.add_argument("--from", dest="earlier", type=Path)
     chosen = parser.parse_args(argv)
@@ -168,6 +170,8 @@ def main(argv: Sequence[str]) -> int:
         cases = [c for c in CASES if any(text in c.name for text in wanted)]
         found = measure(cases, chosen.rounds, chosen.seconds, chosen.realtime) if cases else []
         found += memory.measure(wanted, chosen.rounds, say)
+        if any(text in rules.NAME for text in wanted):
+            report["rules"] = [asdict(row) for row in rules.measure(say, chosen.classbench)]
         if any(text in rule_peers.NAME for text in wanted):
             report["rule_peers"] = [asdict(row) for row in rule_peers.usual(chosen.seconds)]
         report["machine"]["load_after"] = list(os.getloadavg())
@@ -175,6 +179,7 @@ def main(argv: Sequence[str]) -> int:
         results.write_json(report, chosen.json)
         say(f"the whole report is in {chosen.json}")
     sys.stdout.write(results.text_table(results.rows(report)))
+    sys.stdout.writelines(rules.text([rules.Row(**row) for row in report.get("rules", ())]))
     rows = [rule_peers.Row(**row) for row in report.get("rule_peers", ())]
     sys.stdout.writelines(rule_peers.text(rows))
     if chosen.write_docs:
