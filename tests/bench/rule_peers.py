@@ -1,8 +1,8 @@
 """`python -m tests.bench.rule_peers` (as root): what rules cost here and elsewhere, for the same
 rules and as many flows inside them.
 
-    here       the engine between memory ports (bench_rules.c): receiving, learning, looking up, rules
-               and sending, nothing subtracted
+    here       the engine between memory ports (bench_rules.c): receiving, learning, looking up,
+               rules and sending, nothing subtracted
     OVS-DPDK   frames of a pcap file, again and again (net_pcap, infinite_rx), through the flows to
                a port that discards (net_null), on one core; what testpmd takes to move the same
                frames between the same two ports is subtracted
@@ -12,8 +12,8 @@ rules and as many flows inside them.
 
     --rules N --shape acl|fw|ipc --flows N,N (of 1000, 10000, 100000) --seconds S
 
-The peers' costs are processor time of the threads at work, in nanoseconds a frame, so that what else the
-machine does matters little. A peer that is not installed is named, with what is missing.
+The peers' costs are processor time of the threads at work, in nanoseconds a frame, so that what
+else the machine does matters little. A peer that is not installed is named, with what is missing.
 """
 
 from __future__ import annotations
