@@ -8,6 +8,8 @@
 #include "parse.h"
 #include "vlan.h"
 
+enum { PROTO_TCP = 6 };
+
 static uint64_t clock_ns(clockid_t clock)
 {
 	struct timespec now;
@@ -135,7 +137,14 @@ static void mirror(struct rules_work *work, const struct action_frame *at,
 		return;
 	}
 	/* its bytes have another reader now */
-	((struct frame *)at->frame)->flags |= FRAME_SHARED;
+	at->frame->flags |= FRAME_SHARED;
+}
+
+static uint64_t now_ns(struct rules_work *work)
+{
+	if (!work->now_ns)
+		work->now_ns = clock_ns(CLOCK_MONOTONIC);
+	return work->now_ns;
 }
 
 void action_answer(struct rules_work *work, const struct action_frame *at)
@@ -148,7 +157,9 @@ void action_answer(struct rules_work *work, const struct action_frame *at)
 		return;
 	work->answered |= bit;
 	len = reject_build(at->frame, at->key, bytes);
-	if (!len)
+	/* errors of ICMP have to be limited (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4 f) */
+	if (!len || (at->key->ip_proto != PROTO_TCP &&
+		     !policer_take(&work->icmp_errors, now_ns(work), 0, 1)))
 		return;
 	work->answers[at->index] = (struct frame){
 	    .data = bytes,
@@ -185,9 +196,7 @@ static bool police(struct rules_work *work, const struct action_frame *at, uint1
 
 	if (!policer)
 		return true;
-	if (!work->now_ns)
-		work->now_ns = clock_ns(CLOCK_MONOTONIC);
-	return policer_take(policer, work->now_ns, at->frame->frame_len,
+	return policer_take(policer, now_ns(work), at->frame->frame_len,
 			    policer->config.frames ? segments(at->frame) : 1);
 }
 

@@ -9,7 +9,7 @@
 
 /* A frame at a stage. */
 struct action_frame {
-	const struct frame *frame;
+	struct frame *frame; /* its flags may change, its bytes do not */
 	struct flow_key *key;
 	struct port_counters *cell; /* the port's that a drop is booked on */
 	unsigned index;		    /* in the batch */

@@ -7,6 +7,8 @@
  * source (link and IP); what is no IP; FLOW_BAD. The answer bears the offender's tags, its MAC and
  * IP addresses swapped, finished checksums, and at most 1280 bytes (IPv6) or 576 (IPv4).
  *
+ * Whoever sends it limits how many there are of ICMP.
+ *
  * Runs on: workers. Pure.
  */
 #pragma once

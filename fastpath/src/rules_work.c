@@ -31,10 +31,13 @@ static void *lines(size_t bytes)
 
 struct rules_work *rules_work_create(unsigned ports_max, uint32_t rules_max, uint64_t seed)
 {
+	const struct policer_config icmp_errors = {
+	    .frames = true, .rate = RULES_ICMP_ERRORS_S, .burst = RULES_ICMP_ERRORS_S};
 	struct rules_work *work = lines(sizeof(*work));
 
 	if (!work)
 		return NULL;
+	policer_init(&work->icmp_errors, &icmp_errors);
 	work->rules_max = rules_max;
 	work->cache = flow_cache_create(seed);
 	work->counters = rule_counters_map(rules_max);

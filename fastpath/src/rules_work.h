@@ -24,7 +24,8 @@
 enum {
 	RULES_HEADER_MAX = 64,	       /* addresses, tags and what set changes of IP */
 	RULES_EDITS = 2 * FRAME_BATCH, /* of one destination and of one that it redirects to */
-	RULES_MIRRORS = 4 * FRAME_BATCH
+	RULES_MIRRORS = 4 * FRAME_BATCH,
+	RULES_ICMP_ERRORS_S = 1000 /* of a worker */
 };
 _Static_assert(FRAME_BATCH <= 64, "sets of a batch's frames are words");
 
@@ -41,6 +42,7 @@ struct rules_work {
 	struct flow_cache *cache;      /* NULL: there was no memory */
 	struct rule_counter *counters; /* by slot */
 	struct rule_log *log;
+	struct policer icmp_errors; /* answers of ICMP: RULES_ICMP_ERRORS_S, and as many at once */
 	uint32_t rules_max;
 	/* the batch */
 	const struct rules_tables *tables;

@@ -372,18 +372,21 @@ static void flush_ruled_all(struct tx *tx, const struct tx_port *ports,
 
 /*
  * What a destination's rules put beside goes before the next destination's do, so that neither the
- * lists nor scratch hold more than one destination's: first frames that are redirected, whose new
- * destination has rules of its own, then copies and answers, which meet none.
+ * lists nor scratch hold more than one destination's: copies and answers, which meet no rules, and
+ * frames that are redirected, whose new destination has rules of its own, and copies of theirs.
  */
 static void flush_beside(struct tx *tx, const struct tx_port *ports,
 			 const struct bridge_port *bridge_ports)
 {
 	struct rules_work *rules = tx->rules;
 
-	rules->moving = true;
-	flush_ruled_all(tx, ports, bridge_ports, &rules->moved);
-	rules->moving = false;
 	flush_ruled_all(tx, ports, bridge_ports, &rules->aside);
+	if (rules->moved.active_count) {
+		rules->moving = true;
+		flush_ruled_all(tx, ports, bridge_ports, &rules->moved);
+		rules->moving = false;
+		flush_ruled_all(tx, ports, bridge_ports, &rules->aside);
+	}
 	rules_sent(rules);
 }
 

@@ -4,6 +4,7 @@
  */
 #include "rules.h"
 #include "rules_test.h"
+#include "rules_work.h"
 
 static struct ruled ruled;
 static struct sw *const sw = &ruled.sw;
@@ -306,6 +307,28 @@ static void rejects(bool egress)
 	sw_close(sw);
 }
 
+/* Errors of ICMP are no way to make one sender's frames another one's load. */
+static void rejects_limited(void)
+{
+	uint64_t begun = now_ms(), most;
+	struct port_counters in;
+
+	begin(2);
+	ruled_set(&ruled, 0, false);
+	ruled_rule(&ruled, 0, 1, match_all(), does(RULE_REJECT));
+	ruled_attach_port(&ruled, 0, 0, false);
+	ruled_publish(&ruled);
+	for (unsigned i = 0; i < 40; i++) {
+		send_udp(1, 2, 100);
+		sw_empty(sw, 0);
+	}
+	engine_port_counters(sw->engine, 0, &in);
+	most = RULES_ICMP_ERRORS_S + (now_ms() - begun + 1) * RULES_ICMP_ERRORS_S / 1000;
+	CHECK(in.originated >= RULES_ICMP_ERRORS_S && in.originated <= most);
+	CHECK(in.rx_drops[DROP_REJECTED] == 4000);
+	sw_close(sw);
+}
+
 static void polices(void)
 {
 	struct rule_action police = {.type = RULE_POLICE, .policer = 3};
@@ -549,6 +572,7 @@ int main(void)
 	long_way();
 	redirect_circle();
 	set_is_seen_behind();
+	rejects_limited();
 	polices();
 	tracks();
 	logs();
