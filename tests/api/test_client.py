@@ -91,6 +91,28 @@ def test_a_bridge_and_two_ports(api: Api, package: str) -> None:
         assert [item.rx_frames for item in stats.items] == [9, 9]
         assert stats.items[0].drops.additional_properties == {"malformed": 1, "queue_full": 2}
 
+        match = models.Match(
+            ip=models.IpMatch(proto="tcp", src="10.0.0.0/8"), l4=models.L4Match(dport=["80"])
+        )
+        rule = models.RuleEntry(id="no-http", match=match, action=models.DropAction(type_="drop"))
+        attach = models.Attach(direction=models.AttachDirection.INGRESS, bridge="br0")
+        spec = models.RuleSetSpec(attach=[attach], rules=[rule])
+        put_ruleset = generated.operation("rulesets", "put_ruleset")
+        made = put_ruleset.sync("fw", client=client, body=models.RuleSetWrite(spec=spec))
+        assert isinstance(made, models.RuleSet)
+        assert made.spec.rules[0].match.ip.src == "10.0.0.0/8"
+        assert isinstance(made.spec.rules[0].action, models.DropActionRead)
+        spec = models.RuleSpec(action=models.JumpAction(type_="jump", ruleset="none"))
+        put_rule = generated.operation("rulesets", "put_rule")
+        refused = put_rule.sync("fw", "j", client=client, body=models.RuleWrite(spec=spec))
+        assert (refused.code, refused.errors[0].pointer) == (
+            "REFERENCE_NOT_FOUND",
+            "/spec/action/ruleset",
+        )
+        counters = generated.operation("rulesets", "list_rule_counters").sync("fw", client=client)
+        assert [(item.id, item.frames) for item in counters.items] == [("no-http", 0)]
+        generated.operation("rulesets", "delete_ruleset").sync_detailed("fw", client=client)
+
         refused = generated.operation("bridges", "delete_bridge").sync("br0", client=client)
         assert isinstance(refused, models.ProblemDocument)
         assert refused.code == "IN_USE"

@@ -187,6 +187,32 @@ def test_thousands_go_as_a_snapshot_and_one_as_itself(api: Api) -> None:
     }
 
 
+def test_others_are_answered_while_a_large_set_is_made(api: Api) -> None:
+    api.bridge()
+    many = [{"id": f"r{n}", "priority": n, **ALLOW} for n in range(10_000)]
+    done = threading.Event()
+    faults: list[str] = []
+
+    def make() -> None:
+        answer = api.client().put(
+            f"{API}/rulesets/fw", params={"wait": "none"}, json={"spec": {"rules": many}}
+        )
+        if answer.status_code != 201:
+            faults.append(answer.text)
+        done.set()
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    answered = 0
+    while not done.is_set():
+        api("GET", "/bridges/br0")
+        answered += not done.is_set()
+    thread.join()
+    assert not faults
+    assert answered > 3
+    assert len(api("GET", "/rulesets/fw")["spec"]["rules"]) == 10_000
+
+
 def test_writers_of_single_rules_do_not_lose_each_other(api: Api) -> None:
     """Each write is a generation of its set."""
     ruleset(api, "fw")

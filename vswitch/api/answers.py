@@ -72,18 +72,19 @@ def _printable(text: str) -> str:
 
 
 # --- dependencies -------------------------------------------------------------------------------
+# async, although they wait for nothing: FastAPI takes each of the others to a thread and back.
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
-def _actor(request: Request) -> Actor:
+async def _actor(request: Request) -> Actor:
     return Actor(request.state.principal.name, request.state.request_id)
 
 
-def known_query(request: Request) -> None:
+async def known_query(request: Request) -> None:
     """An unknown parameter is refused: ignoring ?dry_run=true would be dangerous."""
     if not request.query_params:
         return
@@ -100,7 +101,7 @@ def known_query(request: Request) -> None:
 ETAGS = r'^(\*|"[0-9]{1,15}"( *, *"[0-9]{1,15}")*)$'
 
 
-def _preconditions(
+async def _preconditions(
     if_match: Annotated[
         str | None,
         Header(pattern=ETAGS, description="Only if the object has this ETag (or, *, exists)."),
@@ -116,13 +117,13 @@ def _preconditions(
     return Preconditions(match, create_only=if_none_match is not None)
 
 
-def _match(
+async def _match(
     if_match: Annotated[
         str | None,
         Header(pattern=ETAGS, description="Only if the object has this ETag (or, *, exists)."),
     ] = None,
 ) -> Preconditions:
-    return _preconditions(if_match)
+    return await _preconditions(if_match)
 
 
 Served = Annotated[Services, Depends(_services)]

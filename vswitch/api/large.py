@@ -66,9 +66,15 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no part of an answer")
 
 
+PARSED_AT_ONCE = 65_536
+
+
 class _LargeRequest(Request):
     async def json(self) -> Any:
-        return await run_in_threadpool(_parse, await self.body())
+        body = await self.body()
+        return (
+            _parse(body) if len(body) <= PARSED_AT_ONCE else await run_in_threadpool(_parse, body)
+        )
 
 
 def _parse(body: bytes) -> Any:
