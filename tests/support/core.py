@@ -20,11 +20,12 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "fastpath/src"
-SHIMS = (ROOT / "tests/support/core_shim.c", ROOT / "tests/support/classify_shim.c")
+SHIMS = tuple(ROOT / f"tests/support/{name}_shim.c" for name in ("core", "classify", "conntrack"))
 COMPILED = (
     *("cbpf", "error", "fdb", "offload", "overlay_inner", "overlay_wire", "parse", "vlan"),
     *("vxlan_wire", "classify", "classify_build", "classify_list", "classify_plan"),
     *("classify_probe", "classify_table", "flow_cache"),
+    *("conntrack", "conntrack_fragments", "conntrack_table", "conntrack_tcp", "conntrack_tuple"),
 )
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 
@@ -34,6 +35,7 @@ def core() -> tuple[Any, Any]:
     """cffi's FFI and the library; neither has types that a checker could know."""
     ffi = FFI()
     headers = ("error.h", "flow_key.h", "fdb.h", "vxlan_wire.h", "overlay_wire.h", "rule.h")
+    headers += ("conntrack.h",)
     for path in (*(SOURCE / name for name in headers), *SHIMS):
         ffi.cdef("\n".join(MARKED.findall(path.read_text())))
     with tempfile.TemporaryDirectory() as directory:
