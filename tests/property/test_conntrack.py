@@ -44,6 +44,15 @@ TCP_STATES = {
 # More often what a connection is made of; the last ones are of no TCP.
 FLAGS = ["S", "S", "SA", "SA", "A", "A", "A", "FA", "FA", "R", "RA", "F", "SF", ""]
 
+CONVERSATIONS = [
+    "S SA< A A< FA A< FA< A",
+    "S SA< A FA FA A< FA< FA<",
+    "S SA< A FA< FA< A FA FA",
+    "S SA< A R< A< A",
+    "S S< SA SA< A",
+    "S S RA< S R S",
+]
+
 
 def address(host: int, ipv6: bool) -> str:
     return f"2001:db8::{host}" if ipv6 else f"10.0.0.{host}"
@@ -185,7 +194,7 @@ class ConntrackMachine(RuleBasedStateMachine):
 
     @rule(
         src=st.sampled_from([1, 2]),
-        words=st.sampled_from(["S SA< A", "S SA< A A< FA A< FA< A", "S SA< A R<", "S S< SA SA<"]),
+        words=st.sampled_from(CONVERSATIONS),
         port=st.integers(1, 3),
     )
     def conversation(self, src: int, words: str, port: int) -> None:
