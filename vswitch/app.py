@@ -10,7 +10,17 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from vswitch import __version__
-from vswitch.api import connections, fdb, metrics, rule_counters, rulesets, stats, system, traces
+from vswitch.api import (
+    analysis,
+    connections,
+    fdb,
+    metrics,
+    rule_counters,
+    rulesets,
+    stats,
+    system,
+    traces,
+)
 from vswitch.api.answers import known_query, problem_response
 from vswitch.api.crud import API, crud
 from vswitch.api.guard import Guard
@@ -39,6 +49,7 @@ def create_app(services: Services | None = None) -> FastAPI:
         crud(PORT),
         rulesets.router,
         rule_counters.router,
+        analysis.router,
         crud(GROUP),
         crud(POLICER),
         stats.router,

@@ -159,6 +159,7 @@ _ASK_FORWARDER = {
     "get_ledger",
     "list_rule_counters",
     "create_trace",
+    "analyse_ruleset",
     "list_connections",
     "flush_connections",
 }

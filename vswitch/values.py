@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
@@ -71,6 +71,7 @@ ValePort = Annotated[
 Vid = Annotated[int, Field(ge=1, le=VID_MAX, description="A VLAN id.")]
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/@+ -]{0,63}$")]
+AnalysisKind = Literal["shadowed", "redundant", "contradictory", "never_hit"]
 Labels = Annotated[
     dict[LabelKey, LabelValue],
     Field(max_length=32, description="Free words to find objects by: ?label=key=value."),

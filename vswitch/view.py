@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from fastpath.protocol import (
+    Analysed,
     BridgeState,
     ConnectionQuery,
     Connections,
@@ -103,6 +104,8 @@ class Forwarder(Protocol):
     def connections(self, query: ConnectionQuery, cursor: int, limit: int) -> Connections: ...
 
     def flush_connections(self, query: ConnectionQuery) -> int: ...
+
+    def analyse(self, ruleset: str, cursor: int) -> Analysed: ...
 
     def trace(self, in_port: str, frame: bytes, state: str) -> Traced: ...
 

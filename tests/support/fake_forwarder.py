@@ -18,6 +18,8 @@ import msgspec
 from fastpath import protocol
 from fastpath.protocol import (
     Ack,
+    Analyse,
+    Analysed,
     Apply,
     Begin,
     BridgeState,
@@ -30,6 +32,7 @@ from fastpath.protocol import (
     Event,
     Fdb,
     FdbRow,
+    Finding,
     FlushConnections,
     Flushed,
     FlushFdb,
@@ -95,6 +98,8 @@ class FakeForwarder:
         self.connections: list[Connection] = []
         self.applies: list[Apply] = []
         self.traced: list[Trace] = []
+        self.findings: dict[int, tuple[tuple[Finding, ...], int]] = {}
+        """By cursor: a portion of an analysis, and the next cursor."""
         self.snapshots: list[dict[str, WireObject]] = []
         self.answering = threading.Event()
         """Cleared: requests are taken but not answered."""
@@ -252,6 +257,11 @@ class FakeForwarder:
                 left = [row for row in self.connections if not _fits(row, query)]
                 gone, self.connections = len(self.connections) - len(left), left
                 return Flushed(number, gone)
+            case Analyse(number, ruleset, cursor):
+                if f"ruleset/{ruleset}" not in self.objects:
+                    return Refused(number, "NOT_FOUND", f"{ruleset} is not in force")
+                portion, after = self.findings.get(cursor, ((), 0))
+                return Analysed(number, portion, after, skipped=1)
             case Trace(number, in_port):
                 if f"port/{in_port}" not in self.objects:
                     return Refused(number, "NOT_FOUND", f"{in_port} is not in force")

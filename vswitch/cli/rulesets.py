@@ -71,6 +71,23 @@ def list_rulesets(
 
 
 @app.command()
+def analysis(
+    name: Name,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="shadowed, redundant, contradictory, never_hit; again for more"),
+    ] = None,
+    output: render.OutputOption = render.Output.TABLE,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
+) -> None:
+    """Rules that never act as they stand, each with a frame that shows it (-o json)."""
+    found = client_for(url, token_file).items(f"/rulesets/{name}/analysis", kind=kind or [])
+    rows = [(item["kind"], item["rule"], item["by"], item["message"]) for item in found]
+    render.emit(found, output, render.table(("kind", "rule", "by", "message"), rows))
+
+
+@app.command()
 def show(
     name: Name,
     output: render.OutputOption = render.Output.YAML,

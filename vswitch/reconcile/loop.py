@@ -19,6 +19,7 @@ from typing import TypeVar
 from fastpath import protocol
 from fastpath.protocol import (
     Ack,
+    Analysed,
     ConnectionQuery,
     Connections,
     Event,
@@ -193,6 +194,9 @@ class Loop:
 
     def flush_connections(self, query: ConnectionQuery) -> int:
         return self._ask(lambda number: protocol.FlushConnections(number, query), Flushed).entries
+
+    def analyse(self, ruleset: str, cursor: int) -> Analysed:
+        return self._ask(lambda number: protocol.Analyse(number, ruleset, cursor), Analysed)
 
     def trace(self, in_port: str, frame: bytes, state: str) -> Traced:
         return self._ask(lambda number: protocol.Trace(number, in_port, frame, state), Traced)

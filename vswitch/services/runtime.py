@@ -28,7 +28,7 @@ from vswitch.kinds.fdb import FdbStatus
 from vswitch.kinds.port import LastError, PortSpec, PortStatus
 from vswitch.kinds.resource import Condition
 from vswitch.problems import Detail, Problem, fastpath_down, not_found, of_details
-from vswitch.services import rules
+from vswitch.services import analysis, rules
 from vswitch.services.netmap import idle_host_rings
 from vswitch.services.preflight import fixing_commands
 from vswitch.services.rule_log import RuleLogBook
@@ -249,6 +249,22 @@ class Runtime:
         if ruleset not in self._current().rulesets:
             raise not_found(KINDS["ruleset"].title, ruleset)
         return self._asked(lambda: self._forwarder.rule_counters(ruleset, cursor, limit))
+
+    def analyse(
+        self, ruleset: str, kinds: frozenset[str] | None, at: analysis.Position, limit: int
+    ) -> analysis.Page:
+        """Findings from there on; what takes long ends early and is gone on with."""
+        if ruleset not in self._current().rulesets:
+            raise not_found(KINDS["ruleset"].title, ruleset)
+        return self._asked(
+            lambda: analysis.page(
+                lambda cursor: self._forwarder.analyse(ruleset, cursor),
+                self._forwarder.trace,
+                kinds,
+                at,
+                limit,
+            )
+        )
 
     def _need_bridge(self, bridge: str) -> None:
         if bridge not in self._current().bridges:
