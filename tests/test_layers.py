@@ -31,9 +31,10 @@ LAYERS = (
     | {"conntrack", "conntrack_table", "conntrack_tcp", "conntrack_tuple", "conntrack_fragments"},
     {"port", "port_bell", "bridge", "bridge_decide", "tx"}
     | {"port_overlay", "overlay", "overlay_open", "overlay_rx", "overlay_tx"}
-    | {"rules"},
-    {"config", "snapshot", "worker"},
-    {"engine", "engine_tables", "engine_publish", "engine_rules", "engine_conntrack"}
+    | {"rules", "rules_work", "action"},
+    {"config", "snapshot", "worker", "rules_tables"},
+    {"engine", "engine_tables", "engine_publish", "engine_rules", "engine_rule_counters"}
+    | {"engine_conntrack"}
     | {"trace", "trace_rules", "trace_way", "analyse"},
 )
 # Byte work, testable on arrays: no port, no system call.
