@@ -51,8 +51,7 @@ KINDS = frozenset({"group", "policer", "ruleset", "rule"})
 
 PORTION = 256  # rules compiled at a time: a few milliseconds
 FAILED_MAX = 64  # rules of a set that are said to have failed
-# Half of the engine's RULES_CHAIN_MAX: a stage is its bridge's sets and its port's.
-CHAIN_MAX = 8
+CHAIN_MAX = 16  # RULES_CHAIN_MAX of rules.h, which the engine holds against a port's whole stage
 _FINE = Outcome()
 
 

@@ -244,17 +244,17 @@ def test_a_set_is_asked_where_it_can_be(forwarder: Forwarder, client: Client) ->
 
 
 def test_more_sets_than_a_stage_can_ask_are_outcomes(forwarder: Forwarder, client: Client) -> None:
-    """Bridge and port may both be full, and the engine takes it."""
-    at_port = (WireAttach("", "p0", False, 0),)
-    sets = [ruleset(f"b{n}", "br0") for n in range(rule_sets.CHAIN_MAX + 1)]
-    sets += [wire.WireRuleSet(f"p{n}", False, at_port) for n in range(rule_sets.CHAIN_MAX)]
-    ack = client.apply(sets)
-    assert codes(ack) == {f"ruleset/b{rule_sets.CHAIN_MAX}": "LIMIT"}
+    """One too many at a place is left out; too many together leave all as it was."""
+    most = rule_sets.CHAIN_MAX
+    ack = client.apply([ruleset(f"b{n:02}", "br0") for n in range(most + 1)])
+    assert codes(ack) == {f"ruleset/b{most}": "LIMIT"}
     assert passes(forwarder, frame(1))
-    client.apply([wire.WireRuleSet("p7", True, at_port)])
+    port_too = wire.WireRuleSet("p", True, (WireAttach("", "p0", False, 0),))
+    assert "EINVAL" in codes(client.apply([port_too])).values()
+    assert passes(forwarder, frame(1))
+    client.apply(deletes=["ruleset/b00", "ruleset/b01"])
+    assert all(state.outcome.ok for state in client.status().rulesets)
     assert not passes(forwarder, frame(1))
-    client.apply(deletes=["ruleset/b0"])
-    assert client.status().rulesets[-1].outcome.ok
 
 
 def test_sets_that_are_none(client: Client) -> None:
