@@ -116,6 +116,7 @@ class _Work:
     ids: Iterator[str]
     removed: list[str] = field(default_factory=list)
     added: dict[str, PlacedRule] = field(default_factory=dict)
+    lives: dict[str, LiveRule] = field(default_factory=dict)  # what these will be
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,20 +360,31 @@ class RuleSets:
                 continue
             try:
                 rules.problem(rule)
-                work.added[id] = PlacedRule(
-                    -1,
-                    rule.priority,
-                    id,
-                    self._compiler.action(rule),
-                    self._compiler.matches(rule),
-                )
+                action = self._compiler.action(rule)
+                matches = self._compiler.matches(rule)
             except RuleError as error:
                 self._fail_rule(owner, id, outcomes.refused(error.code, str(error), error.field))
                 if len(owner.failed) >= FAILED_MAX:
                     return False
             else:
                 owner.failed.pop(id, None)
+                work.added[id] = PlacedRule(-1, rule.priority, id, action, matches)
+                work.lives[id] = self._live_rule(rule, len(matches) // MATCH_BYTES)
         return length_hint(work.ids) > 0
+
+    def _live_rule(self, rule: WireRule, matches: int) -> LiveRule:
+        """What is remembered of a rule; its number comes last."""
+        uses = rules.uses(rule)
+        if not uses:
+            return LiveRule(rule, -1, matches, (), ())
+        groups = {term.group: None for term in rule.match if term.group}
+        return LiveRule(
+            rule,
+            -1,
+            matches,
+            tuple(key for key in uses if not key.startswith("group/")),
+            tuple(self.names.groups[name] for name in groups),
+        )
 
     def _fail_rule(self, owner: RuleSet, id: str, outcome: Outcome) -> None:
         owner.failed[id] = outcome
@@ -391,16 +403,17 @@ class RuleSets:
         if not full.ok:
             self._refuse(owner, full)
             return
-        placed = self._placed(work)
+        self._number_rules(work)
         try:
-            self._update(owner, work.removed, placed)
+            self._update(owner, work.removed, work.added, work.lives)
         except NativeError as error:
-            self._free += [rule.slot for rule in placed if rule.id not in owner.live]
+            new = [rule.slot for id, rule in work.added.items() if id not in owner.live]
+            self._free += new
             self._refuse(owner, _of_error(error))
             return
         owner.dirty.clear()
-        for id in placed:
-            self._outcomes.succeed(f"rule/{owner.name}/{id.id}")
+        for id in work.added:
+            self._outcomes.succeed(f"rule/{owner.name}/{id}")
         owner.in_force = owner.spec
         owner.refused = Outcome()
         self._judge(owner)
@@ -426,12 +439,11 @@ class RuleSets:
             return outcomes.refused("RULE_LIMIT", f"rule {most}: {text}", "match")
         return Outcome()
 
-    def _placed(self, work: _Work) -> list[PlacedRule]:
-        """With their numbers: a rule that is there keeps its own."""
+    def _number_rules(self, work: _Work) -> None:
+        """A rule that is there keeps its own number."""
         for id, rule in work.added.items():
             old = work.set.live.get(id)
-            rule.slot = old.slot if old else self._take_slot()
-        return list(work.added.values())
+            rule.slot = work.lives[id].slot = old.slot if old else self._take_slot()
 
     def _take_slot(self) -> int:
         if self._free:
@@ -441,32 +453,29 @@ class RuleSets:
         self._next_slot += 1
         return self._next_slot - 1
 
-    def _update(self, owner: RuleSet, removed: list[str], placed: list[PlacedRule]) -> None:
+    def _update(
+        self,
+        owner: RuleSet,
+        removed: Sequence[str],
+        added: Mapping[str, PlacedRule],
+        lives: Mapping[str, LiveRule],
+    ) -> None:
         """Tell the engine, then remember."""
         assert owner.slot is not None
-        if not removed and not placed:
+        if not removed and not added:
             return
-        self.tables.update(owner.slot, [owner.live[id].slot for id in removed], placed)
+        gone = [owner.live[id].slot for id in removed]
+        self.tables.update(owner.slot, gone, list(added.values()))
         self._aside = True
         owner.order = None
         for id in removed:
             self._retire(owner, owner.live.pop(id))
-        for rule in placed:
-            wanted = owner.wanted[rule.id]
-            uses = rules.uses(wanted)
-            groups = {term.group: None for term in wanted.match if term.group} if uses else ()
-            live = LiveRule(
-                wanted,
-                rule.slot,
-                len(rule.matches) // MATCH_BYTES,
-                tuple(key for key in uses if not key.startswith("group/")),
-                tuple(self.names.groups[name] for name in groups),
-            )
-            old = owner.live.get(rule.id)
+        for id, live in lives.items():
+            old = owner.live.get(id)
             if old is not None:
                 self._count(owner, old, -1)
-            owner.live[rule.id] = live
-            self.slots[rule.slot] = (owner.name, rule.id)
+            owner.live[id] = live
+            self.slots[live.slot] = (owner.name, id)
             self._count(owner, live, 1)
 
     def _count(self, owner: RuleSet, live: LiveRule, sign: int) -> None:
@@ -664,7 +673,7 @@ class RuleSets:
             if live is not None and live.rule.expires_at == at:
                 gone.setdefault(set_name, []).append(id)
         for set_name, ids in gone.items():
-            self._update(self.sets[set_name], list(dict.fromkeys(ids)), [])
+            self._update(self.sets[set_name], list(dict.fromkeys(ids)), {}, {})
         return bool(gone)
 
     def ordered(self, name: str) -> list[str]:
