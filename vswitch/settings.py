@@ -31,7 +31,7 @@ class Limits(BaseSettings):
     rules: Annotated[int, Field(ge=1, le=131_072)] = 131_072
     """Rules of one set. The forwarder has room for 262,144 in all."""
     rulesets: Annotated[int, Field(ge=1, le=256)] = 256
-    groups: PositiveInt = 1024
+    groups: Annotated[int, Field(ge=1, le=1024)] = 1024
     group_members: Annotated[int, Field(ge=1, le=16_384)] = 16_384
     """A group has to fit into one message to the forwarder."""
     policers: Annotated[int, Field(ge=1, le=256)] = 256
