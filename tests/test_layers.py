@@ -26,7 +26,7 @@ LAYERS = (
     {"parse", "vlan", "fdb", "overlay_inner", "neighbor", "neighbor_table", "monitor"}
     | {"ring_frames", "classify", "classify_build", "classify_tables", "flow_cache"}
     | {"cover", "witness"}
-    | {"classify_list", "classify_plan", "classify_probe", "classify_table"}
+    | {"classify_list", "classify_plan", "classify_probe", "classify_steps", "classify_table"}
     | {"policer", "reject"}
     | {"conntrack", "conntrack_table", "conntrack_tcp", "conntrack_tuple", "conntrack_fragments"},
     {"port", "port_bell", "bridge", "bridge_decide", "tx"}
@@ -45,6 +45,7 @@ PURE = {
     "classify",
     "classify_list",
     "classify_plan",
+    "classify_steps",
     "classify_table",
     "flow_cache",
     "offload",

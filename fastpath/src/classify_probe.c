@@ -10,8 +10,8 @@
 #include <immintrin.h>
 #endif
 
-static unsigned probe_portable(const struct probe_group *group, const struct classify_hash *hash,
-			       const uint64_t key[FLOW_WORDS], uint64_t out[GROUP_TABLES])
+unsigned classify_probe_portable(const struct probe_group *group, const struct classify_hash *hash,
+				 const uint64_t key[FLOW_WORDS], uint64_t out[GROUP_TABLES])
 {
 	unsigned found = 0;
 
@@ -67,5 +67,5 @@ classify_probe *classify_probe_choose(void)
 	if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
 		return probe_avx512;
 #endif
-	return probe_portable;
+	return classify_probe_portable;
 }

@@ -1,6 +1,6 @@
 /*
  * What a classifier is made of: shared by its halves, classify.c (workers) and classify_build.c
- * with classify_list.c, classify_table.c and classify_plan.c (control thread).
+ * with classify_list.c, classify_table.c, classify_plan.c and classify_steps.c (control thread).
  *
  *   classifier ─ groups of 8 tables, sorted by their best rule, probed together
  *              ─ tables ─ filter, shards ─ entries (one alternative each, compared in full)
@@ -92,6 +92,7 @@ struct classify_hash {
 /* Fills hash[]; returns a bit for each table that may hold a match. key: the words in use. */
 typedef unsigned classify_probe(const struct probe_group *group, const struct classify_hash *hash,
 				const uint64_t key[FLOW_WORDS], uint64_t out[GROUP_TABLES]);
+classify_probe classify_probe_portable;
 /* What this machine does best. */
 classify_probe *classify_probe_choose(void);
 
@@ -268,13 +269,26 @@ int table_remove(struct table **table, uint64_t hash, const struct classify_rule
 void table_summarize(struct table *table);
 uint64_t table_bytes(const struct table *table);
 
+/* --- classify_steps.c --------------------------------------------------------------------------
+ */
+
+/* Source, destination, their MACs, their ports, everything else; a step of each. */
+enum { MASK_DIMENSIONS = 7 };
+extern const uint8_t mask_steps_max[MASK_DIMENSIONS];
+
+/* A mask cut down to these steps, which become those that it has. */
+void mask_step(const uint64_t from[FLOW_WORDS], uint8_t steps[MASK_DIMENSIONS],
+	       uint64_t out[FLOW_WORDS]);
+/* The next combination of steps, none above `most`; false behind the last. */
+bool mask_steps_next(uint8_t steps[MASK_DIMENSIONS], const uint8_t most[MASK_DIMENSIONS]);
+/* Mask of a table for alternatives like this one where no table has room; `exact`: all of it. */
+void table_mask_for(const struct pattern *pattern, bool exact, uint64_t mask[FLOW_WORDS]);
+
 /* --- classify_plan.c ---------------------------------------------------------------------------
  */
 
 /* Puts all rules of the list into tables, made anew. *tables is the caller's, on errors too. */
 int tables_plan(const struct rule_list *list, uint32_t matches, const uint64_t seed[FLOW_WORDS],
 		struct table ***tables, uint32_t *count);
-/* Mask of a table for alternatives like this one where no table has room; `exact`: all of it. */
-void table_mask_for(const struct pattern *pattern, bool exact, uint64_t mask[FLOW_WORDS]);
 
 enum { BUCKET_MAX = 8 }; /* entries of one hash, where a finer mask could part them */
