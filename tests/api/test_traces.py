@@ -55,12 +55,13 @@ def test_fields_are_built_to_bytes(switch: Api) -> None:
         {"frame_hex": FRAME, "frame": {}},
     ],
 )
-def test_what_is_no_frame_is_refused_at_its_field(make_api: Callable[..., Api], body: Any) -> None:
-    api = make_api(body_bytes_max=1 << 20)
-    api.wait_ready()
-    api.bridge()
-    api.port("p1")
-    assert refused(api, body) == ("INVALID", ["/frame_hex"])
+def test_what_is_no_frame_is_refused_at_its_field(switch: Api, body: Any) -> None:
+    assert refused(switch, body) == ("INVALID", ["/frame_hex"])
+
+
+def test_the_largest_frame(switch: Api) -> None:
+    body = {"in_port": "p1", "frame_hex": FRAME + "00" * (65_554 - len(FRAME) // 2)}
+    assert switch("POST", "/traces", body)["frame_hex"] == body["frame_hex"]
 
 
 @pytest.mark.parametrize(

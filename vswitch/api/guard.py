@@ -33,6 +33,8 @@ JSON_TYPES = ("application/json", "application/merge-patch+json")
 # a token that no page has, and Origin is checked.
 CURL_DEFAULT = "application/x-www-form-urlencoded"
 DRAIN_BYTES = 1024 * 1024
+TRACES = "/api/v1/traces"
+TRACE_BODY_BYTES_MAX = 256 * 1024  # the largest frame in hexadecimal, and some more
 LARGE = re.compile(r"/api/v1/(rulesets/[^/]+(/import)?|groups/[^/]+)")
 
 
@@ -127,8 +129,10 @@ class Guard:
 
 
 def body_limit(services: Services, path: str) -> int:
-    """Rule sets and groups are long lists; everything else is small."""
+    """Rule sets and groups are long lists, frames to be traced long words; the rest is small."""
     settings = services.settings
+    if path == TRACES:
+        return max(settings.body_bytes_max, TRACE_BODY_BYTES_MAX)
     return settings.large_body_bytes_max if LARGE.fullmatch(path) else settings.body_bytes_max
 
 
