@@ -242,12 +242,6 @@ bool action_do(struct rules_work *work, struct action_frame *at, const struct cl
 /* --- set ---------------------------------------------------------------------------------------
  */
 
-static void store_be16(uint8_t *at, uint16_t value)
-{
-	at[0] = (uint8_t)(value >> 8);
-	at[1] = (uint8_t)value;
-}
-
 /* The sum's complement after one of its words has changed (RFC 1624, equation 3). */
 static uint16_t checksum_update(uint16_t sum, uint16_t old, uint16_t new)
 {

@@ -46,18 +46,6 @@ static struct neighbor_addr addr_ipv6(const uint8_t *at)
 	return (struct neighbor_addr){load_be64(at), load_be64(at + 8)};
 }
 
-static void store_be16(uint8_t *at, uint32_t value)
-{
-	at[0] = (uint8_t)(value >> 8);
-	at[1] = (uint8_t)value;
-}
-
-static void store_be32(uint8_t *at, uint32_t value)
-{
-	store_be16(at, value >> 16);
-	store_be16(at + 2, value);
-}
-
 static void store_be64(uint8_t *at, uint64_t value)
 {
 	store_be32(at, (uint32_t)(value >> 32));

@@ -82,6 +82,18 @@ static inline uint32_t load_be32(const uint8_t *at)
 	return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
 }
 
+static inline void store_be16(uint8_t *at, uint32_t value)
+{
+	at[0] = (uint8_t)(value >> 8);
+	at[1] = (uint8_t)value;
+}
+
+static inline void store_be32(uint8_t *at, uint32_t value)
+{
+	store_be16(at, value >> 16);
+	store_be16(at + 2, value);
+}
+
 static inline bool parse_is_tag(uint16_t ethertype)
 {
 	return ethertype == 0x8100 || ethertype == 0x88a8;

@@ -1,9 +1,11 @@
 /* Runs on: workers. */
 #include "reject.h"
 
+#include <arpa/inet.h>
 #include <stdbool.h>
 #include <string.h>
 
+#include "offload.h"
 #include "parse.h"
 
 enum {
@@ -30,32 +32,12 @@ enum {
 	ICMPV6_REDIRECT = 137
 };
 
-static void store_be16(uint8_t *at, uint32_t value)
+/* As it stands in memory: offload_sum adds words as they lie there. */
+static void store_checksum(uint8_t *at, uint64_t sum)
 {
-	at[0] = (uint8_t)(value >> 8);
-	at[1] = (uint8_t)value;
-}
+	uint16_t checksum = (uint16_t)~offload_fold(sum);
 
-static void store_be32(uint8_t *at, uint32_t value)
-{
-	store_be16(at, value >> 16);
-	store_be16(at + 2, value);
-}
-
-static uint32_t sum(const uint8_t *bytes, uint32_t len, uint32_t from)
-{
-	for (uint32_t i = 0; i + 1 < len; i += 2)
-		from += load_be16(bytes + i);
-	if (len & 1)
-		from += (uint32_t)bytes[len - 1] << 8;
-	return from;
-}
-
-static uint16_t fold(uint32_t from)
-{
-	from = (from & 0xffff) + (from >> 16);
-	from = (from & 0xffff) + (from >> 16);
-	return (uint16_t)~from;
+	memcpy(at, &checksum, sizeof(checksum));
 }
 
 /* --- is anything to be said? ------------------------------------------------------------------
@@ -201,7 +183,7 @@ static uint32_t icmp_unreachable(const struct packet *packet, uint8_t version, u
 }
 
 /* Back to who sent it; returns the sum of the pseudo-header. */
-static uint32_t ip_header(const struct flow_key *key, uint8_t proto, uint32_t payload, uint8_t *ip)
+static uint64_t ip_header(const struct flow_key *key, uint8_t proto, uint32_t payload, uint8_t *ip)
 {
 	if (key->ip_version == 4) {
 		memset(ip, 0, IPV4_BYTES);
@@ -213,8 +195,8 @@ static uint32_t ip_header(const struct flow_key *key, uint8_t proto, uint32_t pa
 		ip[9] = proto;
 		memcpy(ip + 12, key->ip_dst + 12, 4);
 		memcpy(ip + 16, key->ip_src + 12, 4);
-		store_be16(ip + 10, fold(sum(ip, IPV4_BYTES, 0)));
-		return sum(ip + 12, 8, proto + payload);
+		store_checksum(ip + 10, offload_sum(ip, IPV4_BYTES, 0));
+		return offload_sum(ip + 12, 8, htonl(proto + payload));
 	}
 	memset(ip, 0, IPV6_BYTES);
 	ip[0] = 0x60;
@@ -223,7 +205,7 @@ static uint32_t ip_header(const struct flow_key *key, uint8_t proto, uint32_t pa
 	ip[7] = TTL;
 	memcpy(ip + 8, key->ip_dst, 16);
 	memcpy(ip + 24, key->ip_src, 16);
-	return sum(ip + 8, 32, proto + payload);
+	return offload_sum(ip + 8, 32, htonl(proto + payload));
 }
 
 static bool is_reset(const struct flow_key *key)
@@ -234,7 +216,8 @@ static bool is_reset(const struct flow_key *key)
 uint32_t reject_build(const struct frame *frame, const struct flow_key *key, uint8_t *to)
 {
 	uint32_t head = frame->l3_offset;
-	uint32_t payload, pseudo, ip_bytes, checksum;
+	uint32_t payload, ip_bytes;
+	uint64_t pseudo;
 	uint8_t proto = key->ip_proto, header[22];
 	struct packet packet;
 	uint8_t *l4;
@@ -257,7 +240,7 @@ uint32_t reject_build(const struct frame *frame, const struct flow_key *key, uin
 	if (!payload)
 		return 0;
 	pseudo = ip_header(key, proto, payload, to + head);
-	checksum = sum(l4, payload, proto == PROTO_ICMP ? 0 : pseudo);
-	store_be16(l4 + (proto == PROTO_TCP ? 16 : 2), fold(checksum));
+	store_checksum(l4 + (proto == PROTO_TCP ? 16 : 2),
+		       offload_sum(l4, payload, proto == PROTO_ICMP ? 0 : pseudo));
 	return head + ip_bytes + payload;
 }

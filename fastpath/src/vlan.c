@@ -42,12 +42,6 @@ enum vlan_edit vlan_out(const struct vlan_port *port, const struct frame *frame)
 	}
 }
 
-static void store_be16(uint8_t *at, uint16_t value)
-{
-	at[0] = (uint8_t)(value >> 8);
-	at[1] = (uint8_t)value;
-}
-
 unsigned vlan_header(enum vlan_edit edit, const struct frame *frame, const uint8_t *old,
 		     uint8_t *header, unsigned *consumed)
 {

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "offload.h"
+#include "parse.h"
 
 enum { IPV4 = 0x0800, ARP = 0x0806, IPV6 = 0x86dd, LOCAL = 0x88b5 };
 enum { ICMP = 1, TCP = 6, UDP = 17, FRAGMENT = 44, ICMPV6 = 58 };
@@ -68,12 +69,6 @@ static void put_be16(struct draft *draft, uint16_t value)
 {
 	uint8_t *at = put(draft, 2);
 
-	at[0] = (uint8_t)(value >> 8);
-	at[1] = (uint8_t)value;
-}
-
-static void store_be16(uint8_t *at, uint32_t value)
-{
 	at[0] = (uint8_t)(value >> 8);
 	at[1] = (uint8_t)value;
 }
