@@ -271,6 +271,16 @@ def test_a_rule_that_is_refused_says_where(api: Api) -> None:
     wait_until(lambda: not api("GET", "/rulesets/fw")["status"]["failed"], 5, "it is in force")
 
 
+def test_a_set_that_waits_for_one_rule_says_so_at_all_of_them(api: Api) -> None:
+    refusal = Outcome("RULE_LIMIT", "rule no-http: too many", field="match.ip_src")
+    api.forwarder.outcomes["ruleset/fw"] = api.forwarder.outcomes["rule/fw/no-http"] = refusal
+    ruleset(api, "fw", NO_HTTP, {"id": "b", **ALLOW})
+    for id, pointer in (("no-http", "/match/ip/src"), ("b", "")):
+        status = api("GET", f"/rulesets/fw/rules/{id}")["status"]
+        assert status["conditions"][0]["reason"] == "RULE_LIMIT"
+        assert status["last_error"]["pointer"] == pointer
+
+
 def test_rules_that_match_nothing_say_so(api: Api) -> None:
     off = {"id": "off", "enabled": False, **ALLOW}
     old = {"id": "old", "expires_at": "2020-01-01T00:00:00Z", **ALLOW}

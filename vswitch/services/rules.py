@@ -21,7 +21,12 @@ def outcome(key: Key, view: View) -> Outcome:
     """The forwarder's newest word on the object."""
     if key.kind == "rule":
         state = view.rulesets.get(key.parent)
-        return state.failed.get(key.name, state.outcome) if state else _OK
+        if state is None:
+            return _OK
+        if key.name in state.failed or state.outcome.ok:
+            return state.failed.get(key.name, _OK)
+        # The set waits for another rule: its field is none of this rule's.
+        return Outcome(state.outcome.code, state.outcome.message, state.outcome.hint)
     if key.kind == "policer" and key.name in view.policers:
         return view.policers[key.name].outcome
     if key.kind == "ruleset" and key.name in view.rulesets:
