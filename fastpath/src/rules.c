@@ -188,16 +188,16 @@ static void key_parse(struct rules_work *work, const struct frame *frame, unsign
 }
 
 /* In the order of the batch: a frame's state may come from the one before it. */
-static void state_find(struct rules_work *work, const struct action_frame *at)
+static void state_find(struct rules_work *work, const struct action_frame *at, uint64_t hash)
 {
 	struct flow_key *key = &work->keys[at->index];
 	uint64_t bit = (uint64_t)1 << at->index;
 
 	if (!(work->tracked & bit)) {
 		work->tracked |= bit;
-		key->state =
-		    (uint8_t)conntrack_lookup(work->tables->conntrack, key, at->frame, work->bridge,
-					      work->tick, &work->refs[at->index]);
+		key->state = (uint8_t)conntrack_lookup_hashed(work->tables->conntrack, key,
+							      at->frame, work->bridge, work->tick,
+							      hash, &work->refs[at->index]);
 	}
 	at->key->state = key->state;
 }
@@ -242,7 +242,7 @@ static const struct flow_path *way(struct rules_work *work, const struct rules_s
 
 /*
  * A frame, whose key is there, through a stage. hash and masked are those of a stage that uses no
- * state; with the state they are found here.
+ * state; with the state hash is the connection's, or 0, and theirs are found here.
  */
 static unsigned pass(struct rules_work *work, const struct rules_stage *stage,
 		     struct action_frame *at, uint64_t hash, struct flow_key *masked)
@@ -251,7 +251,7 @@ static unsigned pass(struct rules_work *work, const struct rules_stage *stage,
 	unsigned fate;
 
 	if (stage->uses_state) {
-		state_find(work, at);
+		state_find(work, at, hash);
 		hash = hash_of(work, stage, at->key, masked);
 	}
 	fate = act(work, stage, way(work, stage, at->key, hash, masked, &room), at);
@@ -355,7 +355,10 @@ uint64_t rules_ingress(struct rules_work *work, const struct rules_stage *stage,
 		}
 		key_parse(work, &batch[i], i);
 	}
-	if (!stage->uses_state)
+	if (stage->uses_state)
+		conntrack_prefetch(work->tables->conntrack, work->keys, accepted, work->bridge,
+				   hashes);
+	else
 		look_ahead(work, stage, accepted, masked, hashes);
 	for (uint64_t left = accepted; left; left &= left - 1) {
 		unsigned i = (unsigned)__builtin_ctzll(left);

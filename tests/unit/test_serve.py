@@ -263,6 +263,22 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
         serve.prepare(options)
 
 
+def test_the_keeper_is_told_the_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def options() -> serve.Options:
+        return serve.options(
+            listen=(), data_dir=tmp_path, run_dir=tmp_path, forwarder_user=None, control_user=None
+        )
+
+    monkeypatch.setenv("VSWITCH_LIMIT_CONNECTIONS", "1000")
+    monkeypatch.setenv("VSWITCH_LIMIT_TCP_LOOSE", "true")
+    line = " ".join(serve.children(options())[0].command)
+    assert "--limit connections_max=1000 --limit connections_port_max=0" in line
+    assert "--limit tcp_loose=1" in line
+    monkeypatch.setenv("VSWITCH_LIMIT_CONNECTIONS", "0")
+    with pytest.raises(serve.ServeError, match=r"^VSWITCH_LIMIT_CONNECTIONS: .*greater"):
+        options()
+
+
 def test_the_keeper_is_told_what_it_may_open(tmp_path: Path) -> None:
     options = serve.options(
         listen=(),
