@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fastpath import channel, check, outcomes, plan, rule_sets
+from fastpath import channel, check, outcomes, plan, rule_objects, rule_sets
 from fastpath.channel import Bundle, Send, close_all
 from fastpath.delta import Delta
 from fastpath.native import NO_BRIDGE, Engine, NativeError, PlacedBridge, PlacedPort
@@ -84,7 +84,7 @@ class Applier:
         notify: Notify,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
-        rule_tables: rule_sets.Tables | None = None,
+        rule_tables: rule_objects.Tables | None = None,
     ) -> None:
         self.engine = engine
         self._store = store

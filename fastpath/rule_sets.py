@@ -20,30 +20,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import length_hint
-from typing import Protocol
 
 from fastpath import check, outcomes, plan, rules
 from fastpath.native import NativeError
-from fastpath.native_rules import (
-    MATCH_BYTES,
-    RULE_NONE,
-    LogRecord,
-    PlacedAttach,
-    PlacedPolicer,
-    PlacedRule,
-    PlacedSet,
-    RuleCounter,
-    SetSize,
-)
+from fastpath.native_rules import MATCH_BYTES, PlacedPolicer, PlacedRule, PlacedSet
 from fastpath.outcomes import Outcomes
-from fastpath.protocol import (
-    Outcome,
-    WireGroup,
-    WirePolicer,
-    WireRule,
-    WireRuleSet,
-)
+from fastpath.protocol import Outcome, WireGroup, WirePolicer, WireRule, WireRuleSet
 from fastpath.regions import Kept
+from fastpath.rule_objects import LiveRule, RuleSet, Tables
+from fastpath.rule_places import Places, Published
 from fastpath.rules import Compiler, Names, RuleError
 
 RuleObject = WireGroup | WirePolicer | WireRuleSet | WireRule
@@ -51,61 +36,7 @@ KINDS = frozenset({"group", "policer", "ruleset", "rule"})
 
 PORTION = 256  # rules compiled at a time: a few milliseconds
 FAILED_MAX = 64  # rules of a set that are said to have failed
-CHAIN_MAX = 16  # RULES_CHAIN_MAX of rules.h, which the engine holds against a port's whole stage
 _FINE = Outcome()
-
-
-class Tables(Protocol):
-    """What is asked of the engine: native_rules.RuleTables."""
-
-    def update(self, set: int, removed: Sequence[int], added: Sequence[PlacedRule]) -> None: ...
-    def remove(self, set: int) -> None: ...
-    def publish(
-        self,
-        generation: int,
-        sets: Sequence[PlacedSet],
-        attaches: Sequence[PlacedAttach],
-        policers: Sequence[PlacedPolicer],
-    ) -> None: ...
-    def size(self, set: int) -> SetSize: ...
-    def counter(self, slot: int) -> RuleCounter: ...
-    def clear_counter(self, slot: int) -> None: ...
-    def policer_counters(self, slot: int) -> tuple[int, int]: ...
-    def log(self, most: int) -> tuple[list[LogRecord], int]: ...
-
-
-@dataclass(slots=True)
-class LiveRule:
-    """A rule that the engine has. ``uses``: keys of what it refers to; ``groups``: as they were."""
-
-    rule: WireRule
-    slot: int
-    matches: int
-    uses: tuple[str, ...]
-    groups: tuple[WireGroup, ...]
-
-    @property
-    def logs(self) -> bool:
-        return self.rule.log or self.rule.action.type == "log"
-
-
-@dataclass(slots=True)
-class RuleSet:
-    """One set: ``spec`` and ``wanted`` as they should be, ``in_force`` and ``live`` as they are."""
-
-    name: str
-    slot: int | None = None
-    spec: WireRuleSet | None = None
-    wanted: dict[str, WireRule] = field(default_factory=dict)
-    in_force: WireRuleSet | None = None
-    live: dict[str, LiveRule] = field(default_factory=dict)
-    jumps: Counter[str] = field(default_factory=Counter)  # of live rules, by set
-    dirty: dict[str, None] = field(default_factory=dict)  # ids that may differ
-    failed: dict[str, Outcome] = field(default_factory=dict)
-    refused: Outcome = field(default_factory=Outcome)  # why it is not as wanted
-    astray: Outcome = field(default_factory=Outcome)  # where it is to be asked is not there
-    kept: bool = False  # a successor has been told what is in force instead
-    order: list[str] | None = None  # live ids, as they are asked
 
 
 @dataclass(slots=True)
@@ -117,13 +48,6 @@ class _Work:
     removed: list[str] = field(default_factory=list)
     added: dict[str, PlacedRule] = field(default_factory=dict)
     lives: dict[str, LiveRule] = field(default_factory=dict)  # what these will be
-
-
-@dataclass(frozen=True, slots=True)
-class _Config:
-    sets: tuple[PlacedSet, ...] = ()
-    attaches: tuple[PlacedAttach, ...] = ()
-    policers: tuple[PlacedPolicer, ...] = ()
 
 
 class RuleSets:
@@ -165,7 +89,7 @@ class RuleSets:
         self._todo: dict[str, None] = {}
         self._work: _Work | None = None
         self._aside = False  # the engine has changes that do not count yet
-        self._published = _Config()
+        self._published = Published()
         self._unpublished = Outcome()  # why what was compiled does not count
 
     # --- what is wanted -------------------------------------------------------------------------
@@ -538,7 +462,7 @@ class RuleSets:
     def _publish(self, also_old: bool) -> None:
         config = self._config()
         if also_old:
-            config = self._with_old(config)
+            config = config.and_before(self._published)
         while config != self._published or self._aside:
             self.tables.publish(self._generation(), config.sets, config.attaches, config.policers)
             self._published = config
@@ -549,61 +473,28 @@ class RuleSets:
             self._clear_away()
             config = self._config()  # without what only those held that went
 
-    def _config(self) -> _Config:
-        needed = self._needed()
+    def _config(self) -> Published:
+        needed = [owner for owner in self._needed() if owner.slot is not None]
         sets: list[PlacedSet] = []
+        asked: list[tuple[int, WireRuleSet]] = []
         for owner in needed:
             spec = owner.in_force or owner.spec
-            if owner.slot is not None:
-                sets.append(PlacedSet(owner.slot, spec is not None and spec.default_drop))
-        policers = tuple(
-            PlacedPolicer(self.policer_slots[name], p.unit == "frames", p.rate, p.burst)
-            for name, p in self._policers_in_force.items()
-            if name in self.policers or self.holds(p.key)
-        )
-        return _Config(tuple(sets), self._places(needed), policers)
-
-    def _places(self, needed: Iterable[RuleSet]) -> tuple[PlacedAttach, ...]:
-        """Where sets are asked, in their order; what cannot be is its set's outcome."""
-        wanted = [
-            (attach.order, bool(attach.port), owner.name, index)
-            for owner in needed
-            if owner.slot is not None and owner.spec is not None and owner.in_force is not None
-            for index, attach in enumerate(owner.in_force.attach)
-        ]
-        astray: dict[str, Outcome] = {}
-        places: dict[PlacedAttach, None] = {}
-        asked: Counter[tuple[int, int, bool]] = Counter()
-        for _, _, name, index in sorted(wanted):
-            found = self._place_of(self.sets[name], index)
-            if isinstance(found, Outcome):
-                astray[name] = found
-            elif found not in places:
-                where = (found.bridge, found.port, found.egress)
-                asked[where] += 1
-                if asked[where] > CHAIN_MAX:
-                    text = f"at most {CHAIN_MAX} sets are asked at one place"
-                    astray[name] = outcomes.refused("LIMIT", text, f"attach[{index}]")
-                else:
-                    places[found] = None
+            assert owner.slot is not None
+            sets.append(PlacedSet(owner.slot, spec is not None and spec.default_drop))
+            if owner.spec is not None and owner.in_force is not None:
+                asked.append((owner.slot, owner.in_force))
+        attaches, astray = Places(self.names.ports, self._bridges).of(asked)
         for owner in needed:
             outcome = astray.get(owner.name, _FINE)
             if outcome != owner.astray:
                 owner.astray = outcome
                 self._judge(owner)
-        return tuple(places)
-
-    def _place_of(self, owner: RuleSet, index: int) -> PlacedAttach | Outcome:
-        assert owner.in_force is not None
-        assert owner.slot is not None
-        attach = owner.in_force.attach[index]
-        kind, name = ("port", attach.port) if attach.port else ("bridge", attach.bridge)
-        number = (self.names.ports if attach.port else self._bridges).get(name)
-        if number is None:
-            where = f"attach[{index}].{kind}"
-            return outcomes.refused("REFERENCE_NOT_FOUND", f"{kind} {name} is not there", where)
-        bridge, port = (RULE_NONE, number) if attach.port else (number, RULE_NONE)
-        return PlacedAttach(owner.slot, bridge, port, attach.egress, attach.order)
+        policers = tuple(
+            PlacedPolicer(self.policer_slots[name], p.unit == "frames", p.rate, p.burst)
+            for name, p in self._policers_in_force.items()
+            if name in self.policers or self.holds(p.key)
+        )
+        return Published(tuple(sets), attaches, policers)
 
     def _needed(self) -> list[RuleSet]:
         """Sets that are wanted, and those that these jump to."""
@@ -622,17 +513,6 @@ class RuleSets:
             self.before_reuse()
             self._free += self._retired
             self._retired.clear()
-
-    def _with_old(self, config: _Config) -> _Config:
-        """And what is published now, as far as it is not the same."""
-        new = {placed.slot for placed in config.sets}
-        sets = config.sets + tuple(s for s in self._published.sets if s.slot not in new)
-        attaches = dict.fromkeys(config.attaches + self._published.attaches)
-        numbers = {placed.slot for placed in config.policers}
-        policers = config.policers + tuple(
-            p for p in self._published.policers if p.slot not in numbers
-        )
-        return _Config(sets, tuple(sorted(attaches, key=lambda a: a.order)), policers)
 
     def _clear_away(self) -> None:
         """Sets and policers that are neither wanted nor held, and published no more."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fastpath import protocol as wire
-from fastpath import rule_sets
+from fastpath import rule_places
 from fastpath.protocol import WireAction, WireAttach, WireGroup, WirePolicer, WireTerm
 from fastpath.regions import make_region
 from tests.support.fastpath import Client, RefusedError, bridge, port, rule, ruleset
@@ -245,7 +245,7 @@ def test_a_set_is_asked_where_it_can_be(forwarder: Forwarder, client: Client) ->
 
 def test_more_sets_than_a_stage_can_ask_are_outcomes(forwarder: Forwarder, client: Client) -> None:
     """One too many at a place is left out; too many together leave all as it was."""
-    most = rule_sets.CHAIN_MAX
+    most = rule_places.CHAIN_MAX
     ack = client.apply([ruleset(f"b{n:02}", "br0") for n in range(most + 1)])
     assert codes(ack) == {f"ruleset/b{most}": "LIMIT"}
     assert passes(forwarder, frame(1))
