@@ -11,7 +11,7 @@ from fastpath.native_rules import STATES
 from fastpath.native_trace import Tracer, TraceReading, TraceStep
 from fastpath.native_trace import TraceRule as RuleReading
 from fastpath.protocol import Trace, Traced, TraceRule, TraceStage, WireRule, WireTerm
-from fastpath.rule_sets import RuleSet
+from fastpath.rule_objects import RuleSet
 
 # Which names of WireTerm a field of the key may have; the rule's own terms say which it is.
 TERMS: Mapping[str, tuple[str, ...]] = {
