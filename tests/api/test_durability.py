@@ -26,7 +26,7 @@ from tests.api.conftest import API, Api
 from tests.support.fake_forwarder import FakeForwarder
 from tests.support.topology import end_process, wait_until
 from vswitch.store import Store
-from vswitch.store.database import engine_for
+from vswitch.store.database import Migrations, engine_for
 from vswitch.store.models import Base
 
 WRITERS = 8
@@ -335,6 +335,24 @@ def test_migrations_lead_to_the_models(tmp_path: Path) -> None:
         foreign_keys = connection.exec_driver_sql("PRAGMA foreign_keys").scalar()
         assert (foreign_keys, *_pragmas(connection)) == (1, "wal", 2)
     engine.dispose()
+
+
+def test_a_database_from_before_rules_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    engine = engine_for(path, write=True)
+    Migrations().upgrade(engine, "0001")
+    engine.dispose()
+    with contextlib.closing(sqlite3.connect(path)) as old, old:
+        old.execute(
+            "INSERT INTO bridges (uid, labels, description, generation, revision, spec, "
+            "created_at, updated_at, name) VALUES ('u', '{}', '', 3, 5, '{\"mtu\": 1500}', "
+            "'2026-01-01T00:00:00+00:00', '2026-01-01T00:00:00+00:00', 'br0')"
+        )
+    with contextlib.closing(Store(path)) as store:
+        configuration = store.load()
+    assert configuration.bridges["br0"].spec.mtu == 1500
+    assert configuration.bridges["br0"].generation == 3
+    assert not configuration.rulesets
 
 
 def _pragmas(connection: Connection) -> tuple[object, object]:

@@ -106,6 +106,15 @@ def test_a_set_is_replaced_as_a_whole(api: Api) -> None:
     assert ruleset(api, "fw", changed, {"id": "3", **ALLOW}, {"id": "4", **ALLOW}) == made
     api("PATCH", "/rulesets/fw", {"spec": {"default": "drop"}})
     assert len(api("GET", "/rulesets/fw")["spec"]["rules"]) == 3
+    assert api("PATCH", "/rulesets/fw", {"spec": {"rules": None}}, expect=422)["code"] == "INVALID"
+    patched = api("PATCH", "/rulesets/fw", {"spec": {"rules": [NO_HTTP]}})
+    assert [rule["id"] for rule in patched["spec"]["rules"]] == ["no-http"]
+    assert patched["spec"]["default"] == "drop"
+    body = {"spec": {"rules": [{"id": "a", "action": {"type": "jump", "ruleset": "no"}}]}}
+    problem = api("PATCH", "/rulesets/fw", body, expect=422)
+    assert problem["errors"][0]["pointer"] == "/spec/rules/0/action/ruleset"
+    api("PUT", "/rulesets/fw", {"spec": {}})
+    assert api("GET", "/rulesets/fw")["spec"]["rules"] == []
     api("DELETE", "/rulesets/fw", expect=204)
     assert api.forwarder.objects == {}
 

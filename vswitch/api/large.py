@@ -20,8 +20,9 @@ from starlette.concurrency import run_in_threadpool
 from vswitch.services.changes import invalid
 
 REF_TEMPLATE = "#/components/schemas/{model}"
+PARSED_AT_ONCE = 65_536
+"""Bytes that are not worth a way to a thread and back."""
 M = TypeVar("M", bound=BaseModel)
-
 
 AnyBody = Annotated[Any, Body()]
 """JSON that the handler gives to :func:`validated`."""
@@ -66,15 +67,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no part of an answer")
 
 
-PARSED_AT_ONCE = 65_536
-
-
 class _LargeRequest(Request):
     async def json(self) -> Any:
         body = await self.body()
-        return (
-            _parse(body) if len(body) <= PARSED_AT_ONCE else await run_in_threadpool(_parse, body)
-        )
+        if len(body) > PARSED_AT_ONCE:
+            return await run_in_threadpool(_parse, body)
+        return _parse(body)
 
 
 def _parse(body: bytes) -> Any:

@@ -17,6 +17,7 @@ from vswitch.api.answers import (
     bad_cursor,
     decode_cursor,
     encode_cursor,
+    etag,
     has_labels,
 )
 from vswitch.api.crud import (
@@ -30,7 +31,7 @@ from vswitch.api.crud import (
     page_of,
 )
 from vswitch.api.large import AnyBody, LargeRoute, answer, validated
-from vswitch.kinds import RULE, RULESET, Key
+from vswitch.kinds import RULE, RULESET, Configuration, Key
 from vswitch.kinds.rule import RULE_ID_PATTERN
 from vswitch.problems import not_found
 from vswitch.values import NAME_PATTERN
@@ -48,15 +49,22 @@ def list_rulesets(
     return page_of(served, RULESET, label, limit, cursor)
 
 
-def _with_rules(served: Any, document: dict[str, Any], response: Response) -> Response:
+def _with_rules(
+    configuration: Configuration, document: dict[str, Any], response: Response
+) -> Response:
     """A set's document with its rules, in the order in which they are asked."""
-    rules = served.changes.current.rules_of(document["name"]).ordered()
+    rules = configuration.rules_of(document["name"]).ordered()
     entries = [{"id": rule.key.name, **rule.spec.document()} for rule in rules]
     return answer({**document, "spec": {**document["spec"], "rules": entries}}, response)
 
 
 def get_ruleset(served: Served, response: Response, name: NamePath) -> Any:
-    return _with_rules(served, answer_stored(served, Key("ruleset", name), response), response)
+    configuration = served.changes.current  # of one moment: the set, its ETag and its rules
+    stored = configuration.rulesets.get(name)
+    if stored is None:
+        raise not_found(RULESET.title, name)
+    response.headers["ETag"] = etag(stored.generation)
+    return _with_rules(configuration, served.runtime.document(stored), response)
 
 
 def put_ruleset(
@@ -70,7 +78,8 @@ def put_ruleset(
 ) -> Any:
     write = validated(RULESET.write, body)
     written = served.changes.put(Key("ruleset", name), write, conditions, by)
-    return _with_rules(served, answer_written(served, written, wait, response), response)
+    document = answer_written(served, written, wait, response)
+    return _with_rules(served.changes.current, document, response)
 
 
 def patch_ruleset(
@@ -84,7 +93,8 @@ def patch_ruleset(
 ) -> Any:
     patch = body_patch(validated(RULESET.patch, body))
     written = served.changes.patch(Key("ruleset", name), patch, match, by)
-    return _with_rules(served, answer_written(served, written, wait, response), response)
+    document = answer_written(served, written, wait, response)
+    return _with_rules(served.changes.current, document, response)
 
 
 def delete_ruleset(

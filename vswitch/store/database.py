@@ -73,11 +73,11 @@ class Migrations:
         self.heads = tuple(self._script.get_heads())
         list(self._script.walk_revisions())
 
-    def upgrade(self, engine: Engine) -> None:
+    def upgrade(self, engine: Engine, to: str = "head") -> None:
         """Bring the database to the newest shape, in one transaction."""
 
         def steps(revision: Any, _context: Any) -> Any:
-            return self._script._upgrade_revs("head", revision)
+            return self._script._upgrade_revs(to, revision)
 
         with (
             EnvironmentContext(self._config, self._script, fn=steps) as environment,
