@@ -263,7 +263,7 @@ class Applier:
 
     def tick(self) -> None:
         """Once a second: what time brings about."""
-        if self.rules.expire():
+        if not self._changing and self.rules.expire():
             self.rules.publish()
             self._save()
         if self._now() >= self._retry_at:

@@ -304,6 +304,28 @@ def test_what_takes_long_is_done_in_portions_and_ports_wait_for_it() -> None:
         os.close(fd)
 
 
+def test_a_rule_may_expire_while_it_is_taken_out() -> None:
+    fd = make_region("test", 1 << 22)
+    engine = Engine(ports_max=8, bridges_max=4, workers_max=8)
+    try:
+        seconds = itertools.count()
+        process = Process(engine, fd, lambda: float(next(seconds)))
+        old = rule("a", "old", expires_at=1 << 40)
+        process.change(Delta(1, b"", (WireRuleSet("a", True, ()), old), (), frozenset()))
+        many = tuple(rule("a", f"r{n}") for n in range(3 * rule_sets.PORTION))
+        process.applier.change(Delta(2, b"", many, (old.key,), frozenset()))
+        assert process.applier.busy
+        process.applier.rules._wall = lambda: float(1 << 41)
+        while process.applier.busy:
+            process.applier.tick()
+            process.applier.work()
+        rules = process.published()["a"][2]
+        assert sorted(found[1] for found in rules) == sorted(item.id for item in many)
+    finally:
+        engine.destroy()
+        os.close(fd)
+
+
 def test_the_fields_of_the_model_are_the_wires() -> None:
     assert {"allow", "drop", "log", "redirect", "jump", "police"} <= ACTIONS.keys()
     assert uses(rule("a", "r", action=WireAction("jump", ruleset="b"))) == ("ruleset/b",)
