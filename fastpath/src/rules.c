@@ -319,60 +319,94 @@ static bool enter(struct rules_work *work, const struct rules_stage *stage, stru
 	return true;
 }
 
+/* The frames that meet a stage. */
+struct meeting {
+	unsigned count;
+	struct action_frame at[FRAME_BATCH];
+	struct flow_key masked[FRAME_BATCH];
+	uint64_t hashes[FRAME_BATCH];
+};
+
+/* Copies and what drivers made meet none. */
+static bool meets_rules(const struct frame *frame)
+{
+	return !(frame->flags & (FRAME_AS_IS | FRAME_ORIGINATED));
+}
+
+static void meeting_add(struct meeting *meeting, struct frame *frame, struct flow_key *key,
+			unsigned index, struct port_counters *cell, uint16_t out_port)
+{
+	struct action_frame *at = &meeting->at[meeting->count++];
+
+	at->frame = frame;
+	at->key = key;
+	at->cell = cell;
+	at->index = index;
+	at->out_port = out_port;
+	at->set.set_fields = 0; /* the rest counts where its bit is set */
+}
+
+/* Those whose connection is not known yet; hashes of the others are not asked for. */
+static void connections_ahead(struct rules_work *work, struct meeting *meeting)
+{
+	uint64_t hashes[FRAME_BATCH] = {0};
+	uint64_t frames = 0;
+
+	for (unsigned n = 0; n < meeting->count; n++)
+		frames |= (uint64_t)1 << meeting->at[n].index;
+	conntrack_prefetch(work->tables->conntrack, work->keys, frames & ~work->tracked,
+			   work->bridge, hashes);
+	for (unsigned n = 0; n < meeting->count; n++)
+		meeting->hashes[n] = hashes[meeting->at[n].index];
+}
+
 /*
  * Loops of their own: keys are written in small pieces, and reading them as words right behind
  * that would wait for each; and while one frame's line of the cache is on its way so are others'.
  */
-static void look_ahead(struct rules_work *work, const struct rules_stage *stage, uint64_t frames,
-		       struct flow_key masked[FRAME_BATCH], uint64_t hashes[FRAME_BATCH])
+static void look_ahead(struct rules_work *work, const struct rules_stage *stage,
+		       struct meeting *meeting)
 {
-	for (uint64_t left = frames; left; left &= left - 1) {
-		unsigned i = (unsigned)__builtin_ctzll(left);
-
-		hashes[i] = hash_of(work, stage, &work->keys[i], &masked[i]);
+	if (stage->uses_state) {
+		connections_ahead(work, meeting);
+		return;
 	}
-	for (uint64_t left = work->cache ? frames : 0; left; left &= left - 1)
-		flow_cache_prefetch_entry(work->cache, hashes[__builtin_ctzll(left)]);
-	for (uint64_t left = work->cache ? frames : 0; left; left &= left - 1)
-		flow_cache_prefetch_rule(work->cache, hashes[__builtin_ctzll(left)]);
+	for (unsigned n = 0; n < meeting->count; n++)
+		meeting->hashes[n] = hash_of(work, stage, meeting->at[n].key, &meeting->masked[n]);
+	if (!work->cache)
+		return;
+	for (unsigned n = 0; n < meeting->count; n++)
+		flow_cache_prefetch_entry(work->cache, meeting->hashes[n]);
+	for (unsigned n = 0; n < meeting->count; n++)
+		flow_cache_prefetch_rule(work->cache, meeting->hashes[n]);
 }
 
 uint64_t rules_ingress(struct rules_work *work, const struct rules_stage *stage,
 		       struct frame *batch, uint64_t accepted, uint64_t *edited)
 {
-	struct flow_key masked[FRAME_BATCH];
-	uint64_t hashes[FRAME_BATCH];
+	struct meeting meeting;
 	uint64_t on = accepted;
 
 	*edited = 0;
+	meeting.count = 0;
 	for (uint64_t left = accepted; left; left &= left - 1) {
 		unsigned i = (unsigned)__builtin_ctzll(left);
 
-		hashes[i] = 0;
-		if (batch[i].flags & FRAME_ORIGINATED) {
-			accepted &= ~((uint64_t)1 << i);
+		if (!meets_rules(&batch[i]))
 			continue;
-		}
 		key_parse(work, &batch[i], i);
+		meeting_add(&meeting, &batch[i], &work->keys[i], i, &work->cells[work->in_port],
+			    RULE_NONE);
 	}
-	if (stage->uses_state)
-		conntrack_prefetch(work->tables->conntrack, work->keys, accepted, work->bridge,
-				   hashes);
-	else
-		look_ahead(work, stage, accepted, masked, hashes);
-	for (uint64_t left = accepted; left; left &= left - 1) {
-		unsigned i = (unsigned)__builtin_ctzll(left);
-		uint64_t bit = (uint64_t)1 << i;
-		struct action_frame at = {.frame = &batch[i],
-					  .key = &work->keys[i],
-					  .cell = &work->cells[work->in_port],
-					  .index = i,
-					  .out_port = RULE_NONE};
+	look_ahead(work, stage, &meeting);
+	for (unsigned n = 0; n < meeting.count; n++) {
+		struct action_frame *at = &meeting.at[n];
+		uint64_t bit = (uint64_t)1 << at->index;
 
-		if (!enter(work, stage, &at, hashes[i], &masked[i])) {
+		if (!enter(work, stage, at, meeting.hashes[n], &meeting.masked[n])) {
 			on &= ~bit;
-		} else if (at.set.set_fields) {
-			edit_batch_frame(work, &batch[i], i, &at.set);
+		} else if (at->set.set_fields) {
+			edit_batch_frame(work, at->frame, at->index, &at->set);
 			*edited |= bit;
 		}
 	}
@@ -446,9 +480,9 @@ static void redirect(struct rules_work *work, const struct action_frame *at, str
 
 /* One frame at a destination; NULL: it does not leave here. */
 static struct frame *leave(struct rules_work *work, const struct rules_stage *stage,
-			   struct action_frame *at, struct frame *frame, uint64_t hash,
-			   struct flow_key *masked)
+			   struct action_frame *at, uint64_t hash, struct flow_key *masked)
 {
+	struct frame *frame = at->frame;
 	unsigned fate = pass(work, stage, at, hash, masked);
 
 	if (fate < GOES_ON) {
@@ -469,33 +503,31 @@ static struct frame *leave(struct rules_work *work, const struct rules_stage *st
 	return frame;
 }
 
-static bool meets_rules(const struct frame *frame)
-{
-	return !(frame->flags & (FRAME_AS_IS | FRAME_ORIGINATED));
-}
-
 unsigned rules_egress(struct rules_work *work, const struct rules_stage *stage, uint16_t out_port,
 		      struct frame **frames, unsigned count)
 {
-	struct action_frame at[FRAME_BATCH];
-	struct flow_key masked[FRAME_BATCH];
-	uint64_t hashes[FRAME_BATCH] = {0};
-	unsigned kept = 0;
+	struct meeting meeting;
+	unsigned kept = 0, met = 0;
 
+	meeting.count = 0;
 	for (unsigned n = 0; n < count; n++) {
+		struct flow_key *key;
+		unsigned index;
+
 		if (!meets_rules(frames[n]))
 			continue;
-		at[n] = (struct action_frame){
-		    .frame = frames[n], .cell = &work->cells[out_port], .out_port = out_port};
-		at[n].key = key_of(work, frames[n], &at[n].index);
-		if (!stage->uses_state)
-			hashes[n] = hash_of(work, stage, at[n].key, &masked[n]);
+		key = key_of(work, frames[n], &index);
+		meeting_add(&meeting, frames[n], key, index, &work->cells[out_port], out_port);
 	}
+	look_ahead(work, stage, &meeting);
 	for (unsigned n = 0; n < count; n++) {
 		struct frame *frame = frames[n];
 
-		if (meets_rules(frame))
-			frame = leave(work, stage, &at[n], frame, hashes[n], &masked[n]);
+		if (meets_rules(frame)) {
+			frame = leave(work, stage, &meeting.at[met], meeting.hashes[met],
+				      &meeting.masked[met]);
+			met++;
+		}
 		if (frame)
 			frames[kept++] = frame;
 	}
