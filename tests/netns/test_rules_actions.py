@@ -113,8 +113,7 @@ def test_redirect(hosts: Hosts, switch: Appliance) -> None:
     hosts.arrive([udp(3)], [[], [], []])
     switch.call("PATCH", "/ports/p2", {"spec": {"admin_up": True}})
     switch.wait_ports("p2")
-    items = switch.call("GET", "/stats/drops")["items"]
-    assert [i["frames"] for i in items if i["reason"] == "destination_down"] == [1]
+    assert switch.drops("destination_down") == 1
 
 
 def test_mirror(hosts: Hosts, switch: Appliance) -> None:

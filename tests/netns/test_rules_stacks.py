@@ -55,11 +55,6 @@ def rule(id: str, priority: int, match: dict[str, Any], action: dict[str, Any]) 
     return {"id": id, "priority": priority, "match": match, "action": action}
 
 
-def drops(switch: Appliance, reason: str) -> int:
-    items = switch.call("GET", "/stats/drops")["items"]
-    return sum(int(item["frames"]) for item in items if item["reason"] == reason)
-
-
 def from_p0_only(switch: Appliance) -> list[dict[str, Any]]:
     """Connections are begun at p0, and by nobody else."""
     rules = [
@@ -82,7 +77,7 @@ def test_connections_are_begun_from_one_side_only(net: Topology, switch: Applian
     hits = switch.hits("fw")
     assert hits["mine"] >= 3
     assert hits["known"] > hits["mine"]
-    assert drops(switch, "rule_default") > 0
+    assert switch.drops("rule_default") > 0
 
 
 def test_a_connection_outlives_a_change_of_rules_but_no_flush(
@@ -142,7 +137,7 @@ def test_a_rejected_sender_is_told_at_once(net: Topology, switch: Appliance) -> 
         assert time.monotonic() - began < stacks.TIMEOUT_S
     with pytest.raises(CommandError, match="Packet filtered"):
         net.run(net.hosts[0], "ping", "-c", "1", "-W", "2", net.addresses[1])
-    rejected = drops(switch, "rejected")
+    rejected = switch.drops("rejected")
     assert rejected >= 3
     assert switch.check_ledger()["originated"] == rejected == sum(switch.hits("fw").values())
 
@@ -160,7 +155,7 @@ def test_a_policer_holds_its_rate(net: Topology, switch: Appliance) -> None:
     arrived = int(sink.result()["unique"])
     assert rate * seconds / 2 < arrived < rate * seconds * 2
     switch.check_ledger()
-    assert arrived + drops(switch, "policed") == sent == switch.hits("fw")["slow"]
+    assert arrived + switch.drops("policed") == sent == switch.hits("fw")["slow"]
 
     def counted() -> bool:
         status = switch.call("GET", "/policers/slow")["status"]

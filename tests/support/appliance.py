@@ -292,6 +292,11 @@ class Appliance:
         except TimeoutError as error:
             raise TimeoutError(f"{error}: {self.conditions(port)}") from None
 
+    def drops(self, reason: str) -> int:
+        """Frames that all ports dropped for one reason."""
+        items = self.call("GET", "/stats/drops")["items"]
+        return sum(int(item["frames"]) for item in items if item["reason"] == reason)
+
     def port_stats(self) -> dict[str, dict[str, Any]]:
         return {item["name"]: item for item in self.call("GET", "/stats/ports")["items"]}
 

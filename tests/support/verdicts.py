@@ -19,12 +19,10 @@ from tests.support.peer_rules import MARK_SOURCE
 from tests.support.topology import Topology
 from tests.support.wire import END_MARK, Wire
 
-PLAIN = b"\x88\xb5"
-
 
 def mark(number: int) -> bytes:
-    destination = b"\x03" + bytes(5)
-    return destination + MARK_SOURCE + PLAIN + bytes(30) + END_MARK + number.to_bytes(8, "big")
+    head = b"\x03" + bytes(5) + MARK_SOURCE + b"\x88\xb5"
+    return head + bytes(30) + END_MARK + number.to_bytes(8, "big")
 
 
 class Passing:
