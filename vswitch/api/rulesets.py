@@ -150,7 +150,7 @@ def _position(cursor: str | None) -> tuple[int, str] | None:
 
 
 def get_rule(served: Served, response: Response, ruleset: RuleSetPath, id: RuleIdPath) -> Any:
-    return answer_stored(served, Key("rule", id, ruleset), response)
+    return answer(answer_stored(served, Key("rule", id, ruleset), response), response)
 
 
 def put_rule(
@@ -165,7 +165,7 @@ def put_rule(
 ) -> Any:
     write = validated(RULE.write, body)
     written = served.changes.put(Key("rule", id, ruleset), write, conditions, by)
-    return answer_written(served, written, wait, response)
+    return answer(answer_written(served, written, wait, response), response)
 
 
 def patch_rule(
@@ -180,7 +180,7 @@ def patch_rule(
 ) -> Any:
     patch = body_patch(validated(RULE.patch, body))
     written = served.changes.patch(Key("rule", id, ruleset), patch, match, by)
-    return answer_written(served, written, wait, response)
+    return answer(answer_written(served, written, wait, response), response)
 
 
 def delete_rule(
