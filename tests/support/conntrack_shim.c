@@ -10,8 +10,8 @@ struct conntrack *shim_conntrack_open(int fd, uint32_t connections_max);
 void shim_conntrack_close(struct conntrack *table);
 void shim_conntrack_set(struct conntrack *table, const struct conntrack_settings *settings);
 /*
- * A frame's state; a frame that is let through is committed, and *status is what that said. `ahead`:
- * its hash was made for a batch.
+ * A frame's state; a frame that is let through is committed, and *status is what that said.
+ * `ahead`: its hash was made for a batch.
  */
 int shim_conntrack_pass(struct conntrack *table, const uint8_t *bytes, uint32_t len,
 			uint16_t in_port, uint16_t bridge, uint32_t now, _Bool ahead, _Bool let,
