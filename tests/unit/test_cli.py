@@ -278,3 +278,13 @@ def test_a_trace_of_bytes(stub: Stub, capsys: pytest.CaptureFixture[str]) -> Non
     body = json.loads(stub.asked[0].content)
     assert body == {"in_port": "p1", "frame_hex": "02000000", "state": "new"}
     assert capsys.readouterr().out.splitlines()[-1] == "forward: p2, p3"
+
+
+def test_an_analysis_is_listed(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+    finding = {"kind": "shadowed", "rule": "b", "by": "a", "message": "a comes first."}
+    stub.on("GET", "/rulesets/fw/analysis", {"items": [finding], "next_cursor": None})
+    arguments = "--kind shadowed --kind redundant"
+    assert run("ruleset", "analysis", "fw", *arguments.split()) == 0
+    assert stub.asked[0].url.params.get_list("kind") == ["shadowed", "redundant"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["shadowed", "b", "a", "a", "comes", "first."]
