@@ -132,8 +132,6 @@ static void place_count(struct engine *engine, const struct rule_place *place, i
 		refs->jumps[place->names] += (uint32_t)by;
 	if (place->type == RULE_POLICE)
 		refs->policers[place->names] += (uint32_t)by;
-	if (place->type > RULE_DROP || place->log)
-		refs->actions += (uint32_t)by;
 }
 
 static void place_set(struct engine *engine, uint32_t slot, const struct rule_place *place)
@@ -151,7 +149,6 @@ static struct rule_place place_of(uint16_t set, const struct rule_action *action
 	    .set = set + 1u,
 	    .names = action->type == RULE_JUMP ? action->set : action->policer,
 	    .type = action->type,
-	    .log = action->log,
 	};
 }
 

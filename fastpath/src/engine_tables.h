@@ -32,7 +32,6 @@ struct rule_place {
 	uint32_t set;	/* its set's id + 1; 0: no rule */
 	uint16_t names; /* a jump's set, a police rule's policer */
 	uint8_t type;	/* enum rule_action_type */
-	bool log;
 };
 
 struct engine_rules {

@@ -55,7 +55,6 @@ struct rules_stage {
 	uint32_t number; /* unique in the snapshot, for the flow cache */
 	uint16_t count;
 	bool uses_state;
-	bool has_actions; /* some rule does more than allow and drop */
 	struct flow_key needs;
 	uint16_t sets[RULES_CHAIN_MAX];
 };

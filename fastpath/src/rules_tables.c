@@ -10,7 +10,6 @@ enum { NONE = UINT32_MAX, DIRECTIONS = 2 /* ingress, egress */ };
 /* A set with those it jumps to. */
 struct reach {
 	struct flow_key needs;
-	bool actions;
 	bool begun;
 	bool done;
 	unsigned height; /* jumps within jumps */
@@ -101,7 +100,6 @@ static int reach_of(struct build *build, uint16_t set)
 		return error_set(build->err, EINVAL, "rule set %u jumps back to itself", set);
 	reach->begun = true;
 	reach->needs = *classifier_needs(build->sets[set].classifier);
-	reach->actions = build->source->refs[set].actions > 0;
 	status = check_policers(build, set);
 	for (unsigned to = 0; !status && jumps && to < build->source->sets_max; to++) {
 		const struct reach *other = &build->reach[to];
@@ -110,7 +108,6 @@ static int reach_of(struct build *build, uint16_t set)
 			continue;
 		status = reach_of(build, (uint16_t)to);
 		key_or(&reach->needs, &other->needs);
-		reach->actions |= other->actions;
 		reach->height =
 		    other->height + 1 > reach->height ? other->height + 1 : reach->height;
 	}
@@ -146,7 +143,6 @@ static int stage_add(struct build *build, struct rules_stage *stage, uint16_t se
 				 (unsigned)RULES_CHAIN_MAX);
 	stage->sets[stage->count++] = set;
 	stage->uses_state |= build->sets[set].uses_state;
-	stage->has_actions |= reach->actions;
 	key_or(&stage->needs, &reach->needs);
 	return 0;
 }

@@ -18,7 +18,6 @@
 struct rules_refs {
 	uint32_t *jumps;    /* by set id */
 	uint32_t *policers; /* by policer id */
-	uint32_t actions;   /* rules that do more than allow and drop */
 };
 
 /* What ids stand for. */

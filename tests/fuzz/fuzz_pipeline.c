@@ -98,7 +98,7 @@ static void open_rules(void)
 
 	for (uint16_t s = 0; s < SETS; s++) {
 		sets[s] = classifier_empty();
-		refs[s] = (struct rules_refs){.jumps = jumps[s], .actions = 1};
+		refs[s] = (struct rules_refs){.jumps = jumps[s]};
 		for (uint32_t n = 0; n < 60; n++)
 			add_rule(s, n);
 	}
