@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vswitch.cli import edit, render
+from vswitch.cli import edit, render, verbs
 from vswitch.cli.client import Json, TokenFileOption, UrlOption, client_for
 
 app = typer.Typer(no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="the bridge's name")]
 VlanFiltering = Annotated[
     bool | None, typer.Option("--vlan-filtering/--no-vlan-filtering", help="keep VLANs apart")
 ]
@@ -27,43 +26,25 @@ def _spec(vlan_filtering: bool | None, ageing_s: int | None) -> Json:
     return spec
 
 
-@app.command("list")
-def list_bridges(
-    label: edit.LabelOption = None,
-    output: render.OutputOption = render.Output.TABLE,
-    url: UrlOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    """All bridges."""
-    found = client_for(url, token_file).items("/bridges", label=label or [])
-    rows = [
-        (
-            item["name"],
-            render.state(item),
-            item["status"].get("ports"),
-            item["status"].get("fdb_entries"),
-            item["spec"].get("vlan_filtering"),
-        )
-        for item in found
-    ]
-    columns = ("name", "ready", "ports", "fdb", "vlan filtering")
-    render.emit(found, output, render.table(columns, rows, right="fdb"))
+def _row(item: dict[str, Any]) -> tuple[object, ...]:
+    status, spec = item["status"], item["spec"]
+    return (
+        item["name"],
+        render.state(item),
+        status.get("ports"),
+        status.get("fdb_entries"),
+        spec.get("vlan_filtering"),
+    )
 
 
-@app.command()
-def show(
-    name: Name,
-    output: render.OutputOption = render.Output.YAML,
-    url: UrlOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    """One bridge, spec and status."""
-    render.emit(client_for(url, token_file).get(f"/bridges/{name}"), output)
+COLUMNS = ("name", "ready", "ports", "fdb", "vlan filtering")
+verbs.add_list(app, "bridge", "All bridges.", COLUMNS, _row, "fdb")
+verbs.add_show(app, "bridge", "One bridge, spec and status.")
 
 
 @app.command()
 def create(
-    name: Name,
+    name: verbs.Name,
     vlan_filtering: VlanFiltering = None,
     ageing_s: Ageing = None,
     field: edit.FieldOption = None,
@@ -76,16 +57,12 @@ def create(
 ) -> None:
     """Make a bridge; refused when there is one of that name."""
     body = edit.body_of(file, field, label, description, _spec(vlan_filtering, ageing_s))
-    made = client_for(url, token_file).request(
-        "PUT", f"/bridges/{name}", body=body, headers={"If-None-Match": "*"}
-    )
-    render.warn_not_ready("bridge", made)
-    render.emit(made, output)
+    verbs.create(client_for(url, token_file), "bridge", name, body, output)
 
 
 @app.command("set")
 def set_bridge(
-    name: Name,
+    name: verbs.Name,
     vlan_filtering: VlanFiltering = None,
     ageing_s: Ageing = None,
     field: edit.FieldOption = None,
@@ -98,18 +75,7 @@ def set_bridge(
 ) -> None:
     """Change the named fields of a bridge, and only those."""
     body = edit.body_of(file, field, label, description, _spec(vlan_filtering, ageing_s))
-    changed = client_for(url, token_file).request("PATCH", f"/bridges/{name}", body=body)
-    render.warn_not_ready("bridge", changed)
-    render.emit(changed, output)
+    verbs.patch(client_for(url, token_file), "bridge", name, body, output)
 
 
-@app.command()
-def delete(
-    name: Name,
-    cascade: Annotated[bool, typer.Option(help="delete what refers to it, too")] = False,
-    url: UrlOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    """Remove a bridge; refused while ports are in it."""
-    params = {"cascade": "true"} if cascade else {}
-    client_for(url, token_file).request("DELETE", f"/bridges/{name}", params=params)
+verbs.add_delete(app, "bridge", "Remove a bridge; refused while ports are in it.")

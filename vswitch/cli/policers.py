@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vswitch.cli import edit, render
+from vswitch.cli import edit, render, verbs
 from vswitch.cli.client import Json, TokenFileOption, UrlOption, client_for
 
 app = typer.Typer(no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="the policer's name")]
+
+def _row(item: dict[str, Any]) -> tuple[object, ...]:
+    spec, status = item["spec"], item["status"]
+    return (
+        *(item["name"], spec["rate"], spec["unit"]),
+        *(status["burst"], status["passed"], status["dropped"]),
+    )
 
 
-@app.command("list")
-def list_policers(
-    label: edit.LabelOption = None,
-    output: render.OutputOption = render.Output.TABLE,
-    url: UrlOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    """All policers, with what they let through and dropped."""
-    found = client_for(url, token_file).items("/policers", label=label or [])
-    rows = [
-        (
-            *(item["name"], item["spec"]["rate"], item["spec"]["unit"], item["status"]["burst"]),
-            *(item["status"]["passed"], item["status"]["dropped"]),
-        )
-        for item in found
-    ]
-    columns = ("name", "rate", "unit", "burst", "passed", "dropped")
-    render.emit(found, output, render.table(columns, rows, right="rate burst passed dropped"))
-
-
-@app.command()
-def show(
-    name: Name,
-    output: render.OutputOption = render.Output.YAML,
-    url: UrlOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    """One policer, spec and status."""
-    render.emit(client_for(url, token_file).get(f"/policers/{name}"), output)
+COLUMNS = ("name", "rate", "unit", "burst", "passed", "dropped")
+HELP = "All policers, with what they let through and dropped."
+verbs.add_list(app, "policer", HELP, COLUMNS, _row, "rate burst passed dropped")
+verbs.add_show(app, "policer", "One policer, spec and status.")
 
 
 @app.command()
 def put(
-    name: Name,
+    name: verbs.Name,
     rate: Annotated[int | None, typer.Option(help="bits or frames a second")] = None,
     unit: Annotated[str | None, typer.Option(help="bits_per_s or frames_per_s")] = None,
     burst: Annotated[int | None, typer.Option(help="bytes or frames at once")] = None,
@@ -62,18 +43,7 @@ def put(
     given = {"rate": rate, "unit": unit, "burst": burst}
     spec: Json = {name: value for name, value in given.items() if value is not None}
     body = edit.body_of(file, None, label, description, spec)
-    made = client_for(url, token_file).request("PUT", f"/policers/{name}", body=body)
-    render.warn_not_ready("policer", made)
-    render.emit(made, output)
+    verbs.put(client_for(url, token_file), "policer", name, body, output)
 
 
-@app.command()
-def delete(
-    name: Name,
-    cascade: Annotated[bool, typer.Option(help="delete the rules that name it, too")] = False,
-    url: UrlOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    """Remove a policer; refused while rules name it."""
-    params = {"cascade": "true"} if cascade else {}
-    client_for(url, token_file).request("DELETE", f"/policers/{name}", params=params)
+verbs.add_delete(app, "policer", "Remove a policer; refused while rules name it.")

@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from vswitch.cli import edit, render
+from vswitch.cli import edit, render, verbs
 from vswitch.cli.client import Json, TokenFileOption, UrlOption, client_for
 
 app = typer.Typer(no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="the port's name")]
 Bridge = Annotated[str | None, typer.Option(help="the bridge it belongs to; '' for none")]
 Type = Annotated[
     str | None,
@@ -65,45 +64,26 @@ def device(item: dict[str, Any]) -> str:
     return str(backend.get("ifname") or backend.get("name") or "")
 
 
-@app.command("list")
-def list_ports(
-    label: edit.LabelOption = None,
-    output: render.OutputOption = render.Output.TABLE,
-    url: UrlOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    """All ports."""
-    found = client_for(url, token_file).items("/ports", label=label or [])
-    rows = [
-        (
-            item["name"],
-            item["spec"].get("bridge"),
-            (item["spec"].get("backend") or {}).get("type"),
-            device(item),
-            render.state(item),
-            render.state(item, "LinkUp"),
-            item["status"].get("mtu"),
-        )
-        for item in found
-    ]
-    columns = ("name", "bridge", "type", "device", "ready", "link", "mtu")
-    render.emit(found, output, render.table(columns, rows, right="mtu"))
+def _row(item: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        item["name"],
+        item["spec"].get("bridge"),
+        (item["spec"].get("backend") or {}).get("type"),
+        device(item),
+        render.state(item),
+        render.state(item, "LinkUp"),
+        item["status"].get("mtu"),
+    )
 
 
-@app.command()
-def show(
-    name: Name,
-    output: render.OutputOption = render.Output.YAML,
-    url: UrlOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    """One port, spec and status."""
-    render.emit(client_for(url, token_file).get(f"/ports/{name}"), output)
+COLUMNS = ("name", "bridge", "type", "device", "ready", "link", "mtu")
+verbs.add_list(app, "port", "All ports.", COLUMNS, _row, "mtu")
+verbs.add_show(app, "port", "One port, spec and status.")
 
 
 @app.command()
 def create(
-    name: Name,
+    name: verbs.Name,
     bridge: Bridge = None,
     kind: Type = None,
     option: Option = None,
@@ -125,16 +105,12 @@ def create(
     """
     spec = _spec(bridge, kind, option, vlan_mode, pvid, tagged, admin_up)
     body = edit.body_of(file, field, label, description, spec)
-    made = client_for(url, token_file).request(
-        "PUT", f"/ports/{name}", body=body, headers={"If-None-Match": "*"}
-    )
-    render.warn_not_ready("port", made)
-    render.emit(made, output)
+    verbs.create(client_for(url, token_file), "port", name, body, output)
 
 
 @app.command("set")
 def set_port(
-    name: Name,
+    name: verbs.Name,
     bridge: Bridge = None,
     option: Option = None,
     vlan_mode: VlanMode = None,
@@ -152,18 +128,9 @@ def set_port(
     """Change the named fields of a port, and only those."""
     spec = _spec(bridge, None, option, vlan_mode, pvid, tagged, admin_up)
     body = edit.body_of(file, field, label, description, spec)
-    changed = client_for(url, token_file).request("PATCH", f"/ports/{name}", body=body)
-    render.warn_not_ready("port", changed)
-    render.emit(changed, output)
+    verbs.patch(client_for(url, token_file), "port", name, body, output)
 
 
-@app.command()
-def delete(
-    name: Name,
-    cascade: Annotated[bool, typer.Option(help="delete what refers to it, too")] = False,
-    url: UrlOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    """Remove a port; what the appliance made for it (a TAP, a veth pair) goes too."""
-    params = {"cascade": "true"} if cascade else {}
-    client_for(url, token_file).request("DELETE", f"/ports/{name}", params=params)
+verbs.add_delete(
+    app, "port", "Remove a port; what the appliance made for it (a TAP, a veth pair) goes too."
+)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from vswitch.cli import edit, render
+from vswitch.cli import edit, render, verbs
 from vswitch.cli.client import CliError, Json, TokenFileOption, UrlOption, client_for
 
 app = typer.Typer(no_args_is_help=True)
@@ -17,7 +17,6 @@ rules = typer.Typer(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="the rule set's name")]
 Id = Annotated[str, typer.Argument(help="the rule's id")]
 File = Annotated[Path, typer.Argument(help="YAML or JSON; - is standard input")]
-Cascade = Annotated[bool, typer.Option(help="delete what refers to it, too")]
 
 
 def words(part: Json, prefix: str = "") -> str:
@@ -47,27 +46,22 @@ def _place(attach: Json) -> str:
 # --- sets ---------------------------------------------------------------------------------------
 
 
-@app.command("list")
-def list_rulesets(
-    label: edit.LabelOption = None,
-    output: render.OutputOption = render.Output.TABLE,
-    url: UrlOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    """All rule sets, without their rules."""
-    found = client_for(url, token_file).items("/rulesets", label=label or [])
-    rows = [
-        (
-            item["name"],
-            render.state(item),
-            item["spec"]["default"],
-            item["status"]["rules"],
-            [_place(attach) for attach in item["spec"]["attach"]],
-        )
-        for item in found
-    ]
-    columns = ("name", "ready", "default", "rules", "attached")
-    render.emit(found, output, render.table(columns, rows, right="rules"))
+def _row(item: Json) -> tuple[object, ...]:
+    return (
+        item["name"],
+        render.state(item),
+        item["spec"]["default"],
+        item["status"]["rules"],
+        [_place(attach) for attach in item["spec"]["attach"]],
+    )
+
+
+COLUMNS = ("name", "ready", "default", "rules", "attached")
+verbs.add_list(app, "ruleset", "All rule sets, without their rules.", COLUMNS, _row, "rules")
+verbs.add_show(app, "ruleset", "One rule set with all its rules, and its status.")
+verbs.add_delete(
+    app, "ruleset", "Remove a rule set with its rules; refused while a rule jumps to it."
+)
 
 
 @app.command()
@@ -85,17 +79,6 @@ def analysis(
     found = client_for(url, token_file).items(f"/rulesets/{name}/analysis", kind=kind or [])
     rows = [(item["kind"], item["rule"], item["by"], item["message"]) for item in found]
     render.emit(found, output, render.table(("kind", "rule", "by", "message"), rows))
-
-
-@app.command()
-def show(
-    name: Name,
-    output: render.OutputOption = render.Output.YAML,
-    url: UrlOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    """One rule set with all its rules, and its status."""
-    render.emit(client_for(url, token_file).get(f"/rulesets/{name}"), output)
 
 
 @app.command()
@@ -120,18 +103,6 @@ def apply(
 
 def _input(file: Path) -> Path:
     return Path("/dev/stdin") if str(file) == "-" else file
-
-
-@app.command()
-def delete(
-    name: Name,
-    cascade: Cascade = False,
-    url: UrlOption = None,
-    token_file: TokenFileOption = None,
-) -> None:
-    """Remove a rule set with its rules; refused while a rule jumps to it."""
-    params = {"cascade": "true"} if cascade else {}
-    client_for(url, token_file).request("DELETE", f"/rulesets/{name}", params=params)
 
 
 @app.command()
