@@ -38,8 +38,17 @@ class RefusedError(ClientError):
 
 
 class Client:
-    def __init__(self, path: Path, build: str, on_event: Callable[[Event | RuleLog], None]) -> None:
+    """``on_event`` and ``on_broken`` are called on the reader's or a sender's thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        build: str,
+        on_event: Callable[[Event | RuleLog], None],
+        on_broken: Callable[[], None],
+    ) -> None:
         self._on_event = on_event
+        self._on_broken = on_broken
         self._ids = itertools.count(1)
         self._send_lock = threading.Lock()
         self._lock = threading.Lock()
@@ -162,3 +171,4 @@ class Client:
         self._socket.close()
         for box in waiting:
             box.put(ClientError(why))
+        self._on_broken()

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0
 PENDING_POLL_S = 0.1
 REQUEST_S = 2.0
+RECONNECT_S = 1.0
 APPLY_S = 30.0
 DELTA_OBJECTS_MAX = 2000
 """More would hardly fit into one message: they go as a snapshot, in messages of bounded size."""
@@ -143,6 +144,7 @@ class Loop:
         self._stopping = False
         self._view = View()
         self._client: Client | None = None
+        self._lost_at = -RECONNECT_S
         self._mirror: Mirror | None = None
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
 
@@ -207,7 +209,8 @@ class Loop:
         )
 
     def _ask(self, make: Callable[[int], protocol.Message], answer: type[T]) -> T:
-        client = self._client
+        """A forwarder that was killed is back in milliseconds: its successor is asked again."""
+        client = self._client or self._successor(None)
         if client is None:
             raise ForwarderError(self._view.why)
         try:
@@ -215,7 +218,30 @@ class Loop:
         except RefusedError as error:
             raise ForwarderError(str(error), refused=True) from error
         except ClientError as error:
-            raise ForwarderError(str(error)) from error
+            successor = None if client.alive else self._successor(client)
+            if successor is None:
+                raise ForwarderError(str(error)) from error
+        try:
+            return successor.request(make, answer, REQUEST_S)
+        except ClientError as error:
+            refused = isinstance(error, RefusedError)
+            raise ForwarderError(str(error), refused=refused) from error
+
+    def _successor(self, lost: Client | None) -> Client | None:
+        """Another connection than `lost`, waited for while one was there not long ago."""
+        since = self._lost_at if lost is None else time.monotonic()
+        with self._condition:
+            self._condition.wait_for(
+                lambda: self._client not in (None, lost),
+                max(0.0, since + RECONNECT_S - time.monotonic()),
+            )
+            return None if self._client is lost else self._client
+
+    def _broken(self) -> None:
+        """On a thread of the client that is lost: the loop shall see it now."""
+        with self._condition:
+            self._wake = True
+            self._condition.notify_all()
 
     def _event(self, event: Event | RuleLog) -> None:
         """On the client's reader thread."""
@@ -261,6 +287,7 @@ class Loop:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+            self._lost_at = time.monotonic()
         if self._stopping:
             return
         if self._view.connected or self._view.why != why:
@@ -274,7 +301,7 @@ class Loop:
             self._condition.notify_all()
 
     def _connect(self) -> None:
-        client = Client(self._path, self._build, self._event)
+        client = Client(self._path, self._build, self._event, self._broken)
         self._client = client
         welcome = client.welcome
         log.info(
