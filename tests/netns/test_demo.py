@@ -18,6 +18,8 @@ def test_demo_runs_and_leaves_nothing() -> None:
         demo.check_nothing_left()
         output = demo.output
     assert re.search(r"5 packets transmitted, 5 received, 0% packet loss", output)
+    assert output.count("Packet filtered") == 3
+    assert "fw/no-ping reject: matches" in output
     rates = re.findall(r"([\d.]+) ([MG])bits/sec.*receiver", output)
     assert len(rates) == 2
     assert all(unit == "G" or float(rate) > 100 for rate, unit in rates), rates
