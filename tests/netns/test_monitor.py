@@ -154,12 +154,10 @@ def sums(client: Client, *names: str) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_the_books_balance_when_forwarders_are_killed(net: Topology, tmp_path: Path) -> None:
+def test_the_books_balance_when_forwarders_are_killed(net: Topology, home: Path) -> None:
     """Copies wait in memory of the keeper; what a kill interrupts is a drop `restart`."""
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
     generate = {"generate_frames_per_s": "200000", "generate_bytes": "200"}
-    with FastPath(tmp_path, netns=net.switch) as path:
+    with FastPath(home, netns=net.switch) as path:
         with path.client() as client:
             client.apply(
                 [

@@ -32,10 +32,8 @@ def net() -> Iterator[Underlay]:
 
 
 @pytest.fixture
-def path(net: Underlay, tmp_path: Path) -> Iterator[FastPath]:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
-    with FastPath(tmp_path, netns=net.switch) as started:
+def path(net: Underlay, home: Path) -> Iterator[FastPath]:
+    with FastPath(home, netns=net.switch) as started:
         yield started
 
 

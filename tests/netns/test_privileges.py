@@ -36,13 +36,6 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
-    return tmp_path
-
-
-@pytest.fixture
 def path(home: Path) -> Iterator[FastPath]:
     with FastPath(home) as started:
         yield started

@@ -32,11 +32,9 @@ def net() -> Iterator[Topology]:
 
 
 @pytest.fixture
-def path(net: Topology, tmp_path: Path) -> Iterator[FastPath]:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
-    (tmp_path / "data" / "pcap").mkdir(parents=True)
-    with FastPath(tmp_path, netns=net.switch) as started:
+def path(net: Topology, home: Path) -> Iterator[FastPath]:
+    (home / "data" / "pcap").mkdir(parents=True)
+    with FastPath(home, netns=net.switch) as started:
         yield started
 
 
@@ -189,12 +187,10 @@ def test_the_interface_survives_the_forwarder(net: Topology, path: FastPath) -> 
     )
 
 
-def test_the_kernel_numbers_the_interface(net: Topology, tmp_path: Path) -> None:
+def test_the_kernel_numbers_the_interface(net: Topology, home: Path) -> None:
     """ "vt%d" becomes the first free name; the keeper's patterns count for what it becomes."""
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
     denied = ("--deny", "vt1")
-    with FastPath(tmp_path, netns=net.switch, arguments=denied) as path, path.client() as client:
+    with FastPath(home, netns=net.switch, arguments=denied) as path, path.client() as client:
         numbered = [port(f"p{i}", "tap", "br0", options={"name": "vt%d"}) for i in range(2)]
         ack = client.apply([bridge("br0"), *numbered])
         codes = sorted(ack.outcomes[f"port/p{i}"].code for i in range(2))
