@@ -114,10 +114,12 @@ def forward(frame_bytes: int, macs: int) -> Callable[[Subject, float], Sample]:
     return measure
 
 
-def tcp(one_cpu: bool = False) -> Callable[[Subject, float], Sample]:
+def tcp(one_cpu: bool = False, congestion: str = "cubic") -> Callable[[Subject, float], Sample]:
     """iperf3 with all offloads as they are; value: Gbit/s that arrive.
 
-    one_cpu pins both ends to processor 0, which leaves the others to the switch.
+    one_cpu pins both ends to processor 0, which leaves the others to the switch. congestion: the
+    ends' algorithm, named so that a machine's setting is no part of the figure. BBR paces its
+    frames with timers: what is measured with it is how soon a busy machine wakes a thread.
     """
 
     def measure(subject: Subject, seconds: float) -> Sample:
@@ -131,7 +133,8 @@ def tcp(one_cpu: bool = False) -> Callable[[Subject, float], Sample]:
                     net.hosts[0],
                     *pin,
                     # iperf3 takes whole seconds, and 0 for ever
-                    *("iperf3", "-c", net.addresses[1], "-t", str(max(1, round(seconds))), "-J"),
+                    *("iperf3", "-c", net.addresses[1], "-t", str(max(1, round(seconds)))),
+                    *("-C", congestion, "-J"),
                     timeout_s=seconds + 30,
                 )
             server.wait(5)  # it serves one client
@@ -219,8 +222,10 @@ CASES = [
     Case("TCP, udp", "Gbit/s", tcp(), UDP, BRIDGE_VXLAN),
     Case("TCP, af_packet", "Gbit/s", tcp(), AF_PACKET, BRIDGE, target=0.7),
     Case("TCP, af_packet, ends on one CPU", "Gbit/s", tcp(True), AF_PACKET, BRIDGE),
+    Case("TCP with BBR, af_packet", "Gbit/s", tcp(congestion="bbr"), AF_PACKET, BRIDGE),
     Case("TCP, tap", "Gbit/s", tcp(), TAP, BRIDGE, target=0.7),
     Case("TCP, tap, ends on one CPU", "Gbit/s", tcp(True), TAP, BRIDGE),
+    Case("TCP with BBR, tap", "Gbit/s", tcp(congestion="bbr"), TAP, BRIDGE),
     Case(
         "ping-pong, af_packet",
         "µs",
