@@ -32,6 +32,17 @@ class ProtocolError(Exception):
 # gc=False where there are thousands: they hold no cycles, and the collector need not look at them.
 
 
+class WireClients(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Netmap programs on a bridge. ``mode``: relay or direct.
+
+    ``uids``, ``gids``: who may, besides root and the switch's own users.
+    """
+
+    mode: str = "relay"
+    uids: tuple[int, ...] = ()
+    gids: tuple[int, ...] = ()
+
+
 class WireBridge(
     msgspec.Struct, frozen=True, tag_field="t", tag="bridge", forbid_unknown_fields=True
 ):
@@ -47,6 +58,7 @@ class WireBridge(
     flood_broadcast: bool
     reserved_forward: bool
     mtu: int
+    clients: WireClients = WireClients()
 
     @property
     def key(self) -> str:
@@ -324,6 +336,21 @@ class FlushConnections(msgspec.Struct, frozen=True, tag_field="t", tag="flush_co
 
     id: int
     query: ConnectionQuery
+
+
+class GetClients(msgspec.Struct, frozen=True, tag_field="t", tag="get_clients"):
+    """Sessions of netmap programs with an id above ``cursor``; at most ``limit``."""
+
+    id: int
+    cursor: int
+    limit: int
+
+
+class EvictClient(msgspec.Struct, frozen=True, tag_field="t", tag="evict_client"):
+    """Take the port from session ``client``; answered by ``Evicted``, or NOT_FOUND."""
+
+    id: int
+    client: int
 
 
 # --- forwarder to client ------------------------------------------------------------------------
@@ -645,6 +672,53 @@ class Connections(msgspec.Struct, frozen=True, tag_field="t", tag="connections")
     max: int
 
 
+class ClientRow(msgspec.Struct, frozen=True):
+    """A session: what one open of /dev/netmap is bound to.
+
+    ``name`` as the program gave it; ``switch`` "" and ``port`` "" for a pipe's end, else the names
+    of bridge and port. ``mode``: relay direct pipe monitor. ``pid`` connected; others may hold the
+    connection by now. ``program`` is what it calls itself. ``connected_at``: Unix time. ``syncs``,
+    ``sleeps``, ``invalid`` (slots that made no sense) are the program's own count; frames and bytes
+    are those from and to it, ``drops`` those for which its memory had no room, of the whole port.
+    """
+
+    id: int
+    name: str
+    switch: str
+    port: str
+    pid: int
+    uid: int
+    gid: int
+    program: str
+    mode: str
+    tx_rings: int
+    rx_rings: int
+    tx_slots: int
+    rx_slots: int
+    mem_id: int
+    connected_at: float
+    syncs: int
+    sleeps: int
+    invalid: int
+    frames_from: int
+    bytes_from: int
+    frames_to: int
+    bytes_to: int
+    drops: int
+
+
+class ClientRows(msgspec.Struct, frozen=True, tag_field="t", tag="client_rows"):
+    """By id. ``cursor`` 0: that was all."""
+
+    id: int
+    rows: tuple[ClientRow, ...]
+    cursor: int
+
+
+class Evicted(msgspec.Struct, frozen=True, tag_field="t", tag="evicted"):
+    id: int
+
+
 class RuleLogRow(msgspec.Struct, frozen=True, array_like=True):
     """A frame that a rule with ``log`` met. ``frame``: its number on its worker; ``head``: its
     first bytes; ``out_port`` "" at ingress."""
@@ -692,6 +766,8 @@ ToForwarder = (
     | Analyse
     | GetConnections
     | FlushConnections
+    | GetClients
+    | EvictClient
     | Ping
 )
 FromForwarder = (
@@ -706,6 +782,8 @@ FromForwarder = (
     | Traced
     | Analysed
     | Connections
+    | ClientRows
+    | Evicted
     | RuleLog
     | Pong
     | Event
