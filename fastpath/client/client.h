@@ -7,6 +7,9 @@
  *     request.c   NIOCCTRL: requests, options, errors;  legacy.c: NIOCREGIF and NIOCGINFO
  *     sync.c      rings <-> lanes: txsync, rxsync, poll
  *     direct.c    pair lanes between programs that trust each other
+ *     real.c      the C library's functions, past those of ours with their names: all of the above
+ *                 call open, close, mmap, poll, recvmsg, ... as vsn_real.close(fd)
+ *     fds.c       hides the fds that the library has for itself: vsn_hide, vsn_hidden_close
  *
  * A session is an open file description of /dev/netmap: the connection to the switch
  * (client_wire.h), whose fd is what the program holds. Its state that more than one process may
