@@ -14,14 +14,21 @@
  * Netmap's own rings and buffers are not in here: they lie in a memory of the program's, which the
  * forwarder never maps and no other user's program gets. A sync copies between the two.
  *
- * Bells are eventfds, non-blocking. fds that go with a memory:
+ * Bells are pairs of connected stream sockets, one a ring pair (as many as the greater number of
+ * rings): an end for each side, which rings the other one by sending a byte and sleeps by polling
+ * its own. Not eventfds: two processes share an eventfd's file flags, so that one of them can make
+ * the other's reads and writes block. Bell t wakes side 1 for outbox t, and side 0 for room in
+ * outbox t and for inbox t. fds that go with a memory, in this order:
  *
- *     memory, bell of outbox 0.. (wakes side 1), bell of ring pair 0.. (wakes side 0; as many as
- *     the greater number of rings)
+ *     memory, side 1's ends of bell 0.., side 0's ends of bell 0..
  *
- * The bells of a pair are those by which the two ports' programs sleep anyway.
+ * A side gets the memory and its own ends only. The bells of a pair are those by which the two
+ * ports' programs sleep anyway.
  *
- * Both sides may write all of it: see lane.h on what that can do.
+ * Both sides may write all of the memory: see lane.h on what that can do. What its header says of
+ * the geometry is checked once, by client_map_open, and never read again.
+ *
+ * Runs on: whoever makes or maps one; lanes on workers and in netmap programs.
  */
 #pragma once
 
@@ -60,20 +67,80 @@ struct client_memory {
 };
 static_assert(sizeof(struct client_memory) <= CLIENT_HEADER_BYTES, "lanes' data begins behind it");
 
-static inline size_t client_outbox_at(const struct client_memory *memory, unsigned ring)
-{
-	return CLIENT_HEADER_BYTES + (size_t)ring * memory->outbox_bytes;
-}
-
-static inline size_t client_inbox_at(const struct client_memory *memory, unsigned ring)
-{
-	return CLIENT_HEADER_BYTES + (size_t)memory->tx_rings * memory->outbox_bytes +
-	       (size_t)ring * memory->inbox_bytes;
-}
-
 static inline size_t client_memory_bytes(uint32_t tx_rings, uint32_t rx_rings,
 					 uint32_t outbox_bytes, uint32_t inbox_bytes)
 {
 	return CLIENT_HEADER_BYTES + (size_t)tx_rings * outbox_bytes +
 	       (size_t)rx_rings * inbox_bytes;
+}
+
+/* A process's mapping, with its own copy of the geometry. */
+struct client_map {
+	struct client_memory *memory; /* NULL: not mapped */
+	size_t bytes;
+	uint32_t tx_rings, rx_rings;
+	uint32_t outbox_bytes, inbox_bytes;
+};
+
+static inline uint8_t *client_outbox(const struct client_map *map, unsigned ring)
+{
+	return (uint8_t *)map->memory + CLIENT_HEADER_BYTES + (size_t)ring * map->outbox_bytes;
+}
+
+static inline uint8_t *client_inbox(const struct client_map *map, unsigned ring)
+{
+	return (uint8_t *)map->memory + CLIENT_HEADER_BYTES +
+	       (size_t)map->tx_rings * map->outbox_bytes + (size_t)ring * map->inbox_bytes;
+}
+
+static inline unsigned client_bells(uint32_t tx_rings, uint32_t rx_rings)
+{
+	return tx_rings > rx_rings ? tx_rings : rx_rings;
+}
+
+/*
+ * A sealed memfd, filled in, all of its pages there. Returns the fd or a negative errno; EINVAL: a
+ * number of rings that is not 1..CLIENT_RINGS_MAX, bytes that are no power of two or not
+ * LANE_BYTES_MIN..LANE_BYTES_MAX.
+ */
+int client_memory_make(const char *name, uint32_t tx_rings, uint32_t rx_rings,
+		       uint32_t outbox_bytes, uint32_t inbox_bytes);
+
+/* Maps what client_memory_make made; EINVAL: it is none, EPROTO: of another version. */
+int client_map_open(int fd, struct client_map *map);
+void client_map_close(struct client_map *map);
+
+/* The two ends of `count` bells. On failure (a negative errno) none is open. */
+int client_bells_make(unsigned count, int *side1, int *side0);
+
+/* Wakes the other side. Never waits; a bell that nobody takes back rings anyway. */
+void client_bell_ring(int end);
+/* Takes back all rings. False: the other end was shut, poll no more. Never waits. */
+bool client_bell_take(int end);
+
+/* The four sides of lanes, from the map. */
+static inline void client_outbox_producer(const struct client_map *map, unsigned ring,
+					  struct lane_producer *p)
+{
+	lane_producer_open(p, &map->memory->outbox[ring], client_outbox(map, ring),
+			   map->outbox_bytes);
+}
+
+static inline void client_outbox_consumer(const struct client_map *map, unsigned ring,
+					  struct lane_consumer *c)
+{
+	lane_consumer_open(c, &map->memory->outbox[ring], client_outbox(map, ring),
+			   map->outbox_bytes);
+}
+
+static inline void client_inbox_producer(const struct client_map *map, unsigned ring,
+					 struct lane_producer *p)
+{
+	lane_producer_open(p, &map->memory->inbox[ring], client_inbox(map, ring), map->inbox_bytes);
+}
+
+static inline void client_inbox_consumer(const struct client_map *map, unsigned ring,
+					 struct lane_consumer *c)
+{
+	lane_consumer_open(c, &map->memory->inbox[ring], client_inbox(map, ring), map->inbox_bytes);
 }
