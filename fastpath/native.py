@@ -454,6 +454,11 @@ class Engine:
         self._check(rc, "memory take")
         return bytes(ffi.buffer(room, rc))
 
+    def client_header(self, slot: int, hdr_len: int) -> None:
+        """Bytes of the virtio-net header of a client port's program: 0, 10 or 12."""
+        rc = lib.engine_client_header(self._engine, slot, hdr_len, self._err)
+        self._check(rc, "virtio-net header")
+
 
 def _fill_bridge(into: Any, bridge: PlacedBridge) -> None:
     spec = bridge.spec

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "engine_tables.h"
+#include "port_client.h"
 #include "port_memory.h"
 
 enum {
@@ -459,4 +460,12 @@ int engine_memory_take(struct engine *engine, uint16_t port, uint16_t queue, uin
 	struct port *memory = memory_port(engine, port);
 
 	return memory ? memory_take(memory, queue, bytes, room) : -ENOENT;
+}
+
+int engine_client_header(struct engine *engine, uint16_t port, uint32_t hdr_len, struct error *err)
+{
+	if (port >= engine->params.ports_max || !engine->ports[port] ||
+	    !port_is_client(engine->ports[port]))
+		return error_set(err, EINVAL, "there is no client port with the number %u", port);
+	return client_set_header(engine->ports[port], hdr_len, err);
 }

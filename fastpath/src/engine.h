@@ -144,4 +144,11 @@ int engine_memory_put(struct engine *engine, uint16_t port, uint16_t queue, cons
 		      uint32_t len);
 int engine_memory_take(struct engine *engine, uint16_t port, uint16_t queue, uint8_t *bytes,
 		       uint32_t room);
+
+/*
+ * The virtio-net header of a client port's program: hdr_len 0 (none, offloads are completed before
+ * the port), 10 or 12. At any time; a port begins with 0, in each new forwarder. EINVAL: another
+ * length, or no client port.
+ */
+int engine_client_header(struct engine *engine, uint16_t port, uint32_t hdr_len, struct error *err);
 /* cffi: end */

@@ -52,14 +52,13 @@ enum lane_flag {
 	LANE_SKIP = 1 << 0,	/* no frame: the ring goes on at its beginning */
 	LANE_VNET = 1 << 1,	/* `len` bytes begin with LANE_VNET_BYTES */
 	LANE_NO_LEARN = 1 << 2, /* NS_NO_LEARN */
-	LANE_TXMON = 1 << 3,	/* NS_TXMON: a monitor's copy of a frame that was sent */
-	LANE_PORT = 1 << 4	/* `port` says where to, whatever the FDB says */
+	LANE_TXMON = 1 << 3	/* NS_TXMON: a monitor's copy of a frame that was sent */
 };
 
 struct lane_record {
 	uint32_t len;	/* bytes that follow, LANE_VNET_BYTES included, padding not */
 	uint16_t flags; /* enum lane_flag */
-	uint16_t port;	/* with LANE_PORT: port number as in NETMAP_REQ_VALE_LIST */
+	uint16_t reserved;
 };
 static_assert(sizeof(struct lane_record) == 8, "one word");
 
@@ -224,11 +223,11 @@ static inline uint8_t *lane_reserve(struct lane_producer *p, uint32_t len)
 }
 
 /* The bytes are where lane_reserve said: a record of `len` bytes. */
-static inline void lane_add(struct lane_producer *p, uint32_t len, uint16_t flags, uint16_t port)
+static inline void lane_add(struct lane_producer *p, uint32_t len, uint16_t flags)
 {
 	uint8_t *record = p->data + ((uint32_t)p->tail & (p->bytes - 1));
 
-	lane_count((uint64_t *)(void *)record, len | (uint64_t)flags << 32 | (uint64_t)port << 48);
+	lane_count((uint64_t *)(void *)record, len | (uint64_t)flags << 32);
 	p->tail += lane_span(len);
 	p->frames++;
 	p->frame_bytes += len - (flags & LANE_VNET ? (uint32_t)LANE_VNET_BYTES : 0);
@@ -300,7 +299,6 @@ struct lane_frame {
 	const uint8_t *vnet; /* with LANE_VNET: its header, struct frame_offload; or NULL */
 	uint32_t len;	     /* of the frame */
 	uint16_t flags;
-	uint16_t port;
 };
 
 /* Everything that is there is gone, nonsense as it was. */
@@ -375,7 +373,6 @@ static inline bool lane_next(struct lane_consumer *c, struct lane_frame *frame)
 	}
 	frame->len = (uint32_t)word;
 	frame->flags = (uint16_t)(word >> 32);
-	frame->port = (uint16_t)(word >> 48);
 	vnet = frame->flags & LANE_VNET ? (uint32_t)LANE_VNET_BYTES : 0;
 	if (__builtin_expect(frame->len < vnet || frame->len > LANE_FRAME_MAX + vnet, 0)) {
 		lane_consumer_reset(c);
@@ -399,15 +396,25 @@ static inline void lane_commit(struct lane_consumer *c)
 	lane_store(&c->lane->committed, c->head);
 }
 
-/* What was read is the producer's room again. True: ring its bell. */
-static inline bool lane_release(struct lane_consumer *c)
+/*
+ * What was read is the producer's room again. True: ring its bell, for it waits and no more than
+ * `left` bytes are left to read, as far as is known. Only for a consumer that goes on until there
+ * is nothing.
+ */
+static inline bool lane_release_lazily(struct lane_consumer *c, uint64_t left)
 {
 	if (c->head == c->published)
 		return false;
 	lane_commit(c);
 	c->published = c->head;
 	lane_store_ordered(&c->lane->head, c->head);
-	return lane_waits_answer(&c->lane->producer_waits);
+	return c->tail - c->head <= left && lane_waits_answer(&c->lane->producer_waits);
+}
+
+/* The same, and a producer that waits is always woken. */
+static inline bool lane_release(struct lane_consumer *c)
+{
+	return lane_release_lazily(c, UINT64_MAX);
 }
 
 /* Before sleeping for frames. False: there are some, do not sleep. */
