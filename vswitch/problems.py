@@ -73,11 +73,13 @@ DETAILS_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One fault. ``pointer``: RFC 6901 into the body, or ``?name``, ``#header`` and the like."""
+    """One fault. ``pointer``: RFC 6901 into the body, or ``?name``, ``#header`` and the like.
+    ``hint``: what to do about it; the first fault's is the problem's."""
 
     pointer: str
     code: str
     message: str
+    hint: str = ""
 
 
 @dataclass
@@ -111,7 +113,7 @@ def of_details(details: Iterable[Detail]) -> Problem:
     errors = tuple(details)[:DETAILS_MAX]
     first = errors[0]
     code = first.code if first.code in STATUS else "INVALID"
-    return Problem(code, first.message, errors)
+    return Problem(code, first.message, errors, first.hint)
 
 
 def fastpath_down(detail: str) -> Problem:

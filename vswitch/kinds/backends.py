@@ -377,12 +377,16 @@ class Netmap(_Backend):
 class Vale(_Backend):
     """A port of a VALE switch, which is made with its first port and goes with its last one.
 
-    In a bridge: the switch and the bridge are joined. In none: a place for a local program.
+    In a bridge: the switch and the bridge are joined. In none: a place for a netmap program, which
+    opens it by its name, "vale0:p1".
     """
 
     type: Literal["vale"]
     switch: ValeSwitch
     port: ValePort
+    queues: Queues = Field(
+        1, description="Ring pairs that a program finds; of no meaning in a bridge: 1."
+    )
 
     @property
     def full_name(self) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from vswitch.kinds.resource import Condition, Output, Spec
+from vswitch.kinds.resource import Condition, Output, Spec, fault_at
 from vswitch.values import Vid
 
 
@@ -28,6 +28,36 @@ class BridgeFlood(Spec):
     unknown_unicast: bool = True
     multicast: bool = True
     broadcast: bool = True
+
+
+UserId = Annotated[int, Field(ge=0, le=2**32 - 2)]
+UserIds = Annotated[
+    tuple[UserId, ...],
+    Field(strict=False, max_length=64, json_schema_extra={"uniqueItems": True}),
+]
+
+
+class BridgeClients(Spec):
+    """netmap programs that open ports of the switch: docs/netmap.md.
+
+    Root and the service's own users may always; others by their user or one of their groups.
+    """
+
+    mode: Literal["relay", "direct"] = Field(
+        "relay",
+        description="relay: every frame passes the forwarder. direct: a frame for another program "
+        "goes there without it; for programs that trust each other, where no rules, VLANs or "
+        "monitors have to see it.",
+    )
+    uids: UserIds = Field((), description="Users whose programs may.")
+    gids: UserIds = Field((), description="Groups whose members' programs may.")
+
+    @model_validator(mode="after")
+    def _named_once(self) -> BridgeClients:
+        for member, ids in (("uids", self.uids), ("gids", self.gids)):
+            if len(set(ids)) != len(ids):
+                raise fault_at((member,), "a number is named twice")
+        return self
 
 
 VALE_FDB = {"ageing_s": 0, "max_entries": 1024}
@@ -55,6 +85,11 @@ class BridgeSpec(Spec):
     )
     mtu: Annotated[int, Field(ge=0, le=65_535)] = Field(
         0, description="Longer payloads are dropped as too_big; 0: no limit but the ports'."
+    )
+    clients: BridgeClients = Field(
+        default_factory=BridgeClients,
+        description="Of a switch of ours that is named as netmap names them, vale and up to 11 "
+        "letters, digits or _. Elsewhere only the default is accepted.",
     )
 
     @model_validator(mode="before")

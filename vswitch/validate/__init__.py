@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from vswitch import vale
 from vswitch.filters import FilterError
 from vswitch.kinds import Configuration, Key
-from vswitch.kinds.backends import Netmap, Pipe
+from vswitch.kinds.backends import Netmap, Pipe, Vale
 from vswitch.kinds.port import PortSpec
 from vswitch.kinds.resource import Stored
 from vswitch.problems import Detail, Problem, of_details
 from vswitch.settings import Limits
-from vswitch.validate import rules
+from vswitch.validate import clients, rules
 
 
 def check(
@@ -41,6 +41,7 @@ def check(
         elif key.kind == "fdb":
             faults += _entry(after, key)
     faults += rules.faults(before, after, touched, limits, pointers or {})
+    faults += clients.faults(before, after, touched, pointers or {})
     faults += _limits(before, after, limits)
     if faults:
         raise of_details(faults)
@@ -143,9 +144,22 @@ def _switch(after: Configuration, spec: PortSpec) -> Iterator[Detail]:
         yield Detail("/spec/backend/switch", "REFERENCE_NOT_FOUND", text)
     elif vale.is_kernel(after.bridges[switch].spec):
         yield from _kernel_room(after, switch, "/spec/backend/switch")
+    if isinstance(spec.backend, Vale) and spec.backend.queues > 1:
+        yield from _rings(after, spec, spec.backend)
     if switch == spec.bridge:
         text = f"It is a port of {switch} already; `bridge` names what is joined with the switch."
         yield Detail("/spec/bridge", "CONFLICT", text)
+
+
+def _rings(after: Configuration, spec: PortSpec, backend: Vale) -> Iterator[Detail]:
+    """Only a program on a switch of ours has rings that we make."""
+    if spec.bridge is not None:
+        text = "What joins a bridge and a switch has one queue."
+        yield Detail("/spec/backend/queues", "INVALID", text, "Leave it out, or set it to 1.")
+    stored = after.bridges.get(backend.switch)
+    if stored is not None and vale.is_kernel(stored.spec):
+        text = "The module gives a program on its switch the rings that it asks for."
+        yield Detail("/spec/backend/queues", "VALE_LIMIT", text, "Leave it out, or set it to 1.")
 
 
 def _claims(after: Configuration, name: str, spec: PortSpec) -> Iterator[Detail]:
