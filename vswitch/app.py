@@ -12,6 +12,7 @@ from starlette.responses import Response
 from vswitch import __version__
 from vswitch.api import (
     analysis,
+    clients,
     connections,
     fdb,
     metrics,
@@ -55,6 +56,7 @@ def create_app(services: Services | None = None) -> FastAPI:
         stats.router,
         traces.router,
         connections.router,
+        clients.router,
         system.router,
         system.history,
     ):

@@ -139,7 +139,7 @@ def _statuses(method: str, operation: dict[str, Any], open_to_all: bool) -> set[
     statuses |= {401}
     if any(item["in"] == "path" for item in operation.get("parameters", ())):
         statuses |= {404}
-    if method in ("put", "patch", "delete"):
+    if any(item["name"] == "if-match" for item in operation.get("parameters", ())):
         statuses |= {409, 412, 428, 503}
     if operation["operationId"] == "import_ruleset":
         statuses |= {409, 503}
@@ -162,6 +162,9 @@ _ASK_FORWARDER = {
     "analyse_ruleset",
     "list_connections",
     "flush_connections",
+    "list_clients",
+    "get_client",
+    "evict_client",
 }
 
 

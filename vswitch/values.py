@@ -24,6 +24,7 @@ IDENTIFIER_PATTERN = r"^[A-Za-z0-9_]{1,31}$"
 VALE_SWITCH_PATTERN = r"^vale[A-Za-z0-9_]{0,11}$"
 VALE_PORT_PATTERN = r"^[A-Za-z0-9_]{1,15}$"
 FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
+STATION_PATTERN = NAME_PATTERN + r"|^vale[A-Za-z0-9_]{0,11}:[A-Za-z0-9_]{1,15}$"
 VLAN_RANGE_PATTERN = r"^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?$"
 ADDRESS_PATTERN = r"^[0-9A-Fa-f.:]{2,45}$"
 ENDPOINT_PATTERN = r"^([0-9.]{7,15}|\[[0-9A-Fa-f.:]{2,45}\]):[1-9][0-9]{3,4}$"
@@ -67,6 +68,13 @@ ValePort = Annotated[
     str,
     StringConstraints(pattern=VALE_PORT_PATTERN),
     Field(description="A port of a VALE switch: at most 15 characters.", examples=["p1"]),
+]
+StationName = Annotated[
+    str,
+    StringConstraints(pattern=STATION_PATTERN),
+    Field(
+        description="A port's name, or netmap's of a port on a switch.", examples=["p1", "vale0:p1"]
+    ),
 ]
 Vid = Annotated[int, Field(ge=1, le=VID_MAX, description="A VLAN id.")]
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$")]

@@ -14,6 +14,8 @@ from typing import Protocol
 from fastpath.protocol import (
     Analysed,
     BridgeState,
+    ClientRow,
+    ClientRows,
     ConnectionQuery,
     Connections,
     Fdb,
@@ -35,16 +37,17 @@ PENDING = "PENDING"
 
 
 class ForwarderError(Exception):
-    """A question could not be answered. ``refused``: the forwarder said no."""
+    """A question could not be answered. ``refused``: the forwarder's code when it said no."""
 
-    def __init__(self, message: str, *, refused: bool = False) -> None:
+    def __init__(self, message: str, *, refused: str = "") -> None:
         super().__init__(message)
         self.refused = refused
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """``applied``: the configuration in force; None until that is known."""
+    """``applied``: the configuration in force; None until that is known. ``clients``: by port, the
+    netmap programs that have it open, where it is a port of the configuration."""
 
     connected: bool = False
     why: str = "the forwarder has not been reached yet"
@@ -56,6 +59,9 @@ class View:
     bridges: Mapping[str, BridgeState] = field(default_factory=lambda: MappingProxyType({}))
     rulesets: Mapping[str, RuleSetState] = field(default_factory=lambda: MappingProxyType({}))
     policers: Mapping[str, PolicerState] = field(default_factory=lambda: MappingProxyType({}))
+    clients: Mapping[str, tuple[ClientRow, ...]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
 
     @property
     def fresh(self) -> bool:
@@ -65,6 +71,11 @@ class View:
     def kernel_vale(self) -> bool:
         """Has the kernel VALE switches? So where `netmap` ports work."""
         return self.welcome is not None and self.welcome.port_types.get("netmap") == ""
+
+    @property
+    def emulated_netmap(self) -> bool:
+        """Can netmap programs open ports of ours?"""
+        return self.welcome is not None and self.welcome.port_types.get("client") == ""
 
     @property
     def pending(self) -> bool:
@@ -104,6 +115,10 @@ class Forwarder(Protocol):
     def connections(self, query: ConnectionQuery, cursor: int, limit: int) -> Connections: ...
 
     def flush_connections(self, query: ConnectionQuery) -> int: ...
+
+    def clients(self, cursor: int, limit: int) -> ClientRows: ...
+
+    def evict_client(self, client: int) -> None: ...
 
     def analyse(self, ruleset: str, cursor: int) -> Analysed: ...
 

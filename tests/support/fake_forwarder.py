@@ -24,18 +24,23 @@ from fastpath.protocol import (
     Begin,
     BridgeState,
     Chunk,
+    ClientRow,
+    ClientRows,
     Commit,
     Connection,
     ConnectionQuery,
     Connections,
     Decoder,
     Event,
+    EvictClient,
+    Evicted,
     Fdb,
     FdbRow,
     Finding,
     FlushConnections,
     Flushed,
     FlushFdb,
+    GetClients,
     GetConnections,
     GetFdb,
     GetRuleCounters,
@@ -96,6 +101,7 @@ class FakeForwarder:
         """By key of the wire: what the forwarder says instead of accepting the object."""
         self.rows: list[FdbRow] = []
         self.connections: list[Connection] = []
+        self.clients: list[ClientRow] = []
         self.applies: list[Apply] = []
         self.traced: list[Trace] = []
         self.findings: dict[int, tuple[tuple[Finding, ...], int]] = {}
@@ -105,7 +111,10 @@ class FakeForwarder:
         """Cleared: requests are taken but not answered."""
         self.answering.set()
         self.proto = protocol.VERSION
-        self.port_types = {**dict.fromkeys(TYPES, ""), "netmap": "/dev/netmap is missing"}
+        self.port_types = {
+            **dict.fromkeys((*TYPES, "client"), ""),
+            "netmap": "/dev/netmap is missing",
+        }
         self._lock = threading.Lock()
         self._clients: list[socket.socket] = []
         self._listener: socket.socket | None = None
@@ -257,6 +266,18 @@ class FakeForwarder:
                 left = [row for row in self.connections if not _fits(row, query)]
                 gone, self.connections = len(self.connections) - len(left), left
                 return Flushed(number, gone)
+            case GetClients(number, cursor, limit):
+                above = sorted(
+                    (row for row in self.clients if row.id > cursor), key=lambda row: row.id
+                )
+                part = tuple(above[:limit])
+                return ClientRows(number, part, part[-1].id if len(above) > limit else 0)
+            case EvictClient(number, client):
+                left = [row for row in self.clients if row.id != client]
+                if len(left) == len(self.clients):
+                    return Refused(number, "NOT_FOUND", f"there is no client {client}")
+                self.clients = left
+                return Evicted(number)
             case Analyse(number, ruleset, cursor):
                 if f"ruleset/{ruleset}" not in self.objects:
                     return Refused(number, "NOT_FOUND", f"{ruleset} is not in force")

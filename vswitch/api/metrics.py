@@ -1,5 +1,6 @@
 """/metrics in Prometheus' text format, collected anew for each scrape."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from fastapi import APIRouter, Response
@@ -14,7 +15,7 @@ from vswitch.problems import Problem
 from vswitch.services import Services
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-RULES_A_PAGE = 1000
+RULES_A_PAGE = CLIENTS_A_PAGE = 1000
 router = APIRouter(tags=["system"])
 
 _PORT_COUNTERS = {
@@ -67,6 +68,7 @@ class _Appliance(Collector):
         yield from self._state(stats is not None)
         if stats is not None:
             yield from self._connections()
+            yield from self._clients()
             yield from _ports(stats)
             yield from _queues(stats)
             yield from _ledger(stats)
@@ -116,6 +118,26 @@ class _Appliance(Collector):
             return
         yield _gauge("vswitch_connections", "Connections tracked.", found.count)
         yield _gauge("vswitch_connections_max", "Connections there is room for.", found.max)
+
+    def _clients(self) -> Iterator[Metric]:
+        """Their frames are in the counters of their ports."""
+        found: Counter[tuple[str, str]] = Counter()
+        cursor = 0
+        while True:
+            try:
+                page = self._services.runtime.clients(cursor, CLIENTS_A_PAGE)
+            except Problem:
+                return
+            found.update((row.switch, row.mode) for row in page.rows)
+            cursor = page.cursor
+            if not cursor:
+                break
+        open_ports = GaugeMetricFamily(
+            "vswitch_clients", "Ports that netmap programs have open.", labels=["bridge", "mode"]
+        )
+        for (bridge, mode), count in sorted(found.items()):
+            open_ports.add_metric([bridge, mode], count)
+        yield open_ports
 
     def _state(self, answered: bool) -> Iterator[Metric]:
         view, configuration = self._services.runtime.view, self._services.changes.current

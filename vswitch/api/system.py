@@ -66,6 +66,11 @@ class Capabilities(Output):
         description="Who forwards in a VALE switch that is made now: kernel, where it has the "
         "netmap module, or software."
     )
+    netmap: str = Field(
+        description="Who answers programs that open /dev/netmap: this appliance, for its switches, "
+        "the kernel's module, or either.",
+        json_schema_extra={"x-extensible-enum": ["emulated", "kernel", "both", "none"]},
+    )
     limits: list[NamedLimit]
 
 
@@ -156,6 +161,7 @@ def get_capabilities(served: Served) -> Any:
             for name in TYPES
         ],
         "vale": "kernel" if view.kernel_vale else "software",
+        "netmap": _NETMAP[view.emulated_netmap, view.kernel_vale],
         "limits": [{"name": name, "value": value} for name, value in sorted(bounds.items())],
     }
 
@@ -168,6 +174,14 @@ def get_capabilities(served: Served) -> Any:
 def get_preflight(served: Served) -> Any:
     found = findings(served.changes.current, served.runtime.view, served.settings.run_dir)
     return {"ok": all(item.severity != "error" for item in found), "findings": found}
+
+
+_NETMAP = {
+    (True, True): "both",
+    (True, False): "emulated",
+    (False, True): "kernel",
+    (False, False): "none",
+}
 
 
 @history.get("", response_model=RevisionList, summary="Changes, newest first.")

@@ -9,7 +9,7 @@ from vswitch.api.answers import Served
 from vswitch.frames import FRAME_BYTES_MAX, FrameError, FrameFields, build
 from vswitch.kinds.resource import Input, Output
 from vswitch.problems import Detail, of_details
-from vswitch.values import Name
+from vswitch.values import StationName
 
 FrameHex = Annotated[
     str,
@@ -24,7 +24,7 @@ FrameHex = Annotated[
 class TraceRequest(Input):
     """Either `frame_hex` or `frame`."""
 
-    in_port: Name = Field(description="The port that the frame comes in by.")
+    in_port: StationName = Field(description="The port that the frame comes in by.")
     frame_hex: FrameHex | None = None
     frame: FrameFields | None = Field(None, description="The frame by its fields.")
     state: Literal["new", "established", "related", "invalid"] | None = Field(

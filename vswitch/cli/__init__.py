@@ -14,6 +14,7 @@ import typer
 
 from vswitch.cli import (
     bridges,
+    clients,
     connections,
     fdb,
     groups,
@@ -44,6 +45,7 @@ app.add_typer(rulesets.rules, name="rule", help="Rules of a set, one at a time."
 app.add_typer(groups.app, name="group", help="Addresses or ports that rules name together.")
 app.add_typer(policers.app, name="policer", help="Rates that rules share.")
 app.add_typer(connections.app, name="connections", help="Connections tracked: list, flush.")
+app.add_typer(clients.app, name="clients", help="netmap programs on switches: list, show, evict.")
 app.add_typer(fdb.app, name="fdb", help="Learned and static addresses of a bridge.")
 app.add_typer(stats.app, name="stats", help="Counters; every frame is in them.")
 app.add_typer(system.app, name="system", help="Is it ready, what can it do, what is missing.")

@@ -65,6 +65,11 @@ class PortSpec(Spec):
         """Where frames reach it: its bridge, its VALE switch, or both."""
         return tuple(name for name in (self.bridge, self.backend.vale_switch()) if name is not None)
 
+    @property
+    def for_programs(self) -> bool:
+        """A place on a VALE switch that netmap programs open."""
+        return self.bridge is None and self.backend.vale_switch() is not None
+
     @model_validator(mode="after")
     def _distinct_cpus(self) -> PortSpec:
         if len(set(self.cpus)) != len(self.cpus):
@@ -76,6 +81,15 @@ class LastError(Output):
     code: str
     message: str
     hint: str
+
+
+class PortClient(Output):
+    """A netmap program that has the port open."""
+
+    id: int = Field(description="Of /clients.")
+    pid: int = Field(description="Who opened it; others may hold it by now.")
+    uid: int
+    program: str = Field(description="As it calls itself.")
 
 
 class PortStatus(Output):
@@ -93,4 +107,7 @@ class PortStatus(Output):
     capabilities: list[str] = Field(description="What it can take unfinished: csum, tso4, ...")
     rx_queues: int
     tx_queues: int
+    clients: list[PortClient] = Field(
+        description="netmap programs that have it open; of a `vale` port in no bridge."
+    )
     last_error: LastError | None

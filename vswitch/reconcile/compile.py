@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from fastpath.protocol import WireBridge, WireObject, WirePort, WireStatic
+from fastpath.protocol import WireBridge, WireClients, WireObject, WirePort, WireStatic
 from vswitch import vale
 from vswitch.kinds import Configuration, Key, switches
 from vswitch.kinds.backends import AfPacket, Vale
@@ -97,6 +97,7 @@ def _bridge(configuration: Configuration, name: str) -> WireBridge | None:
         flood_broadcast=spec.flood.broadcast,
         reserved_forward=spec.reserved_macs == "forward",
         mtu=spec.mtu,
+        clients=WireClients(spec.clients.mode, spec.clients.uids, spec.clients.gids),
     )
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,9 +21,12 @@ from fastpath import protocol
 from fastpath.protocol import (
     Ack,
     Analysed,
+    ClientRow,
+    ClientRows,
     ConnectionQuery,
     Connections,
     Event,
+    Evicted,
     Fdb,
     Flushed,
     RuleCounters,
@@ -44,6 +48,7 @@ PENDING_POLL_S = 0.1
 REQUEST_S = 2.0
 RECONNECT_S = 1.0
 APPLY_S = 30.0
+CLIENTS_A_PAGE = 1000
 DELTA_OBJECTS_MAX = 2000
 """More would hardly fit into one message: they go as a snapshot, in messages of bounded size."""
 BACKOFF_FIRST_S = 0.02
@@ -197,6 +202,12 @@ class Loop:
     def flush_connections(self, query: ConnectionQuery) -> int:
         return self._ask(lambda number: protocol.FlushConnections(number, query), Flushed).entries
 
+    def clients(self, cursor: int, limit: int) -> ClientRows:
+        return self._ask(lambda number: protocol.GetClients(number, cursor, limit), ClientRows)
+
+    def evict_client(self, client: int) -> None:
+        self._ask(lambda number: protocol.EvictClient(number, client), Evicted)
+
     def analyse(self, ruleset: str, cursor: int) -> Analysed:
         return self._ask(lambda number: protocol.Analyse(number, ruleset, cursor), Analysed)
 
@@ -216,7 +227,7 @@ class Loop:
         try:
             return client.request(make, answer, REQUEST_S)
         except RefusedError as error:
-            raise ForwarderError(str(error), refused=True) from error
+            raise ForwarderError(str(error), refused=error.code) from error
         except ClientError as error:
             successor = None if client.alive else self._successor(client)
             if successor is None:
@@ -224,7 +235,7 @@ class Loop:
         try:
             return successor.request(make, answer, REQUEST_S)
         except ClientError as error:
-            refused = isinstance(error, RefusedError)
+            refused = error.code if isinstance(error, RefusedError) else ""
             raise ForwarderError(str(error), refused=refused) from error
 
     def _successor(self, lost: Client | None) -> Client | None:
@@ -396,4 +407,29 @@ class Loop:
             bridges={state.name: state for state in status.bridges},
             rulesets={state.name: state for state in status.rulesets},
             policers={state.name: state for state in status.policers},
+            clients=_declared(client, view.applied),
         )
+
+
+def _declared(
+    client: Client, configuration: Configuration | None
+) -> dict[str, tuple[ClientRow, ...]]:
+    """Who has ports of the configuration open. Nobody is asked where there is none for programs."""
+    names = {
+        name
+        for name, stored in (configuration.ports if configuration else {}).items()
+        if stored.spec.for_programs
+    }
+    found: dict[str, tuple[ClientRow, ...]] = {}
+    cursor = 0
+    while names:
+        page = client.request(
+            partial(protocol.GetClients, cursor=cursor, limit=CLIENTS_A_PAGE), ClientRows, REQUEST_S
+        )
+        for row in page.rows:
+            if row.port in names:
+                found[row.port] = (*found.get(row.port, ()), row)
+        cursor = page.cursor
+        if not cursor:
+            break
+    return found

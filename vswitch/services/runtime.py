@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from fastpath.protocol import (
+    ClientRow,
+    ClientRows,
     ConnectionQuery,
     Connections,
     Fdb,
@@ -25,7 +27,7 @@ from vswitch.kinds import KINDS, Configuration, Key, Stored, identity, switches
 from vswitch.kinds.backends import Pipe, Vale, Veth
 from vswitch.kinds.bridge import BridgeStatus
 from vswitch.kinds.fdb import FdbStatus
-from vswitch.kinds.port import LastError, PortSpec, PortStatus
+from vswitch.kinds.port import LastError, PortClient, PortSpec, PortStatus
 from vswitch.kinds.resource import Condition
 from vswitch.problems import Detail, Problem, fastpath_down, not_found, of_details
 from vswitch.services import analysis, rules
@@ -135,6 +137,10 @@ class Runtime:
             capabilities=list(state.caps) if state else [],
             rx_queues=state.rx_queues if state else 0,
             tx_queues=state.tx_queues if state else 0,
+            clients=[
+                PortClient(id=row.id, pid=row.pid, uid=row.uid, program=row.program)
+                for row in (view.clients.get(stored.key.name, ()) if observed else ())
+            ],
             last_error=error,
         )
 
@@ -238,12 +244,29 @@ class Runtime:
             raise of_details(faults)
 
     def trace(self, in_port: str, frame: bytes, state: str) -> Traced:
-        """422 when there is no such port."""
-        stored = self._current().ports.get(in_port)
-        if stored is None:
-            text = f"There is no port named {in_port}."
-            raise of_details([Detail("/in_port", "REFERENCE_NOT_FOUND", text)])
-        return self._asked(lambda: self._forwarder.trace(in_port, frame, state))
+        """422 when there is no such port. What netmap names ("vale0:p1") only the forwarder knows:
+        the port of a program, or a switch's side of a joint."""
+        text = f"There is no port named {in_port}."
+        missing = of_details([Detail("/in_port", "REFERENCE_NOT_FOUND", text)])
+        of_switch = ":" in in_port
+        if not of_switch and in_port not in self._current().ports:
+            raise missing
+        return self._asked(
+            lambda: self._forwarder.trace(in_port, frame, state), missing if of_switch else None
+        )
+
+    def clients(self, cursor: int, limit: int) -> ClientRows:
+        return self._asked(lambda: self._forwarder.clients(cursor, limit))
+
+    def client(self, number: int) -> ClientRow:
+        for row in self.clients(number - 1, 1).rows:
+            if row.id == number:
+                return row
+        raise not_found("client", str(number))
+
+    def evict_client(self, number: int) -> None:
+        missing = not_found("client", str(number))
+        self._asked(lambda: self._forwarder.evict_client(number), missing)
 
     def rule_counters(self, ruleset: str, cursor: int, limit: int) -> RuleCounters:
         if ruleset not in self._current().rulesets:
@@ -273,10 +296,13 @@ class Runtime:
             text = "The kernel does not show what stations its VALE switches know, and keeps them."
             raise Problem("VALE_LIMIT", text)
 
-    def _asked(self, question: Callable[[], T]) -> T:
+    def _asked(self, question: Callable[[], T], missing: Problem | None = None) -> T:
+        """``missing``: the problem, where only the forwarder knows what there is."""
         try:
             return question()
         except ForwarderError as error:
+            if missing is not None and error.refused == "NOT_FOUND":
+                raise missing from error
             if error.refused:
                 raise Problem("FASTPATH_REFUSED", f"The forwarder refused: {error}.") from error
             raise fastpath_down(f"The forwarder cannot be asked: {error}.") from error

@@ -90,8 +90,10 @@ def _stations(after: Configuration, port: str) -> tuple[str, ...]:
 
 def _direct(after: Configuration, target: Key) -> str | None:
     """The bridge in direct mode that it is or is in."""
-    names = (target.name,) if target.kind == "bridge" else ()
-    if target.kind == "port" and target.name in after.ports:
+    names: tuple[str, ...] = ()
+    if target.kind == "bridge":
+        names = (target.name,)
+    elif target.name in after.ports:
         names = _stations(after, target.name)
     for name in names:
         stored = after.bridges.get(name)
