@@ -121,6 +121,8 @@ class _Appliance(Collector):
 
     def _clients(self) -> Iterator[Metric]:
         """Their frames are in the counters of their ports."""
+        if not self._services.runtime.view.emulated_netmap:
+            return
         found: Counter[tuple[str, str]] = Counter()
         cursor = 0
         while True:

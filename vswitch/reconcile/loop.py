@@ -407,29 +407,21 @@ class Loop:
             bridges={state.name: state for state in status.bridges},
             rulesets={state.name: state for state in status.rulesets},
             policers={state.name: state for state in status.policers},
-            clients=_declared(client, view.applied),
+            clients=_declared(client, view),
         )
 
 
-def _declared(
-    client: Client, configuration: Configuration | None
-) -> dict[str, tuple[ClientRow, ...]]:
+def _declared(client: Client, view: View) -> dict[str, tuple[ClientRow, ...]]:
     """Who has ports of the configuration open. Nobody is asked where there is none for programs."""
-    names = {
-        name
-        for name, stored in (configuration.ports if configuration else {}).items()
-        if stored.spec.for_programs
-    }
+    ports = view.applied.ports if view.applied and view.emulated_netmap else {}
+    names = {name for name, stored in ports.items() if stored.spec.for_programs}
     found: dict[str, tuple[ClientRow, ...]] = {}
-    cursor = 0
-    while names:
-        page = client.request(
-            partial(protocol.GetClients, cursor=cursor, limit=CLIENTS_A_PAGE), ClientRows, REQUEST_S
-        )
+    cursor, more = 0, bool(names)
+    while more:
+        ask = partial(protocol.GetClients, cursor=cursor, limit=CLIENTS_A_PAGE)
+        page = client.request(ask, ClientRows, REQUEST_S)
         for row in page.rows:
             if row.port in names:
                 found[row.port] = (*found.get(row.port, ()), row)
-        cursor = page.cursor
-        if not cursor:
-            break
+        cursor, more = page.cursor, page.cursor > 0
     return found
