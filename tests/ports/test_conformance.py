@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.support.client_rig import Client4Rig
 from tests.support.pipe_rig import Pipe4Rig
 from tests.support.rigs import (
     NETDEV_RIGS,
@@ -257,7 +258,7 @@ def affinity_of(name: str) -> set[int] | None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("kind", [Tap4Rig, AfPacket4Rig, AfPacketV34Rig, Pipe4Rig])
+@pytest.mark.parametrize("kind", [Tap4Rig, AfPacket4Rig, AfPacketV34Rig, Pipe4Rig, Client4Rig])
 def test_N8_a_thread_for_each_queue(
     kind: Callable[[Path], Rig], switch: Switch, inside: Attached, tmp_path: Path
 ) -> None:
@@ -338,6 +339,17 @@ def test_full_pipe(name: str, switch: Switch, inside: Attached, tmp_path: Path) 
         switch.attach(rig.open({"slots": "128"}))
         assert overflow(switch, inside, rig, 1000) == 1000 - 127
         assert rig.receive(switch, 127) == [frame(n, 100) for n in range(127)]
+        switch.send(inside, [frame(1)])
+        assert rig.receive(switch, 1) == [frame(1)]
+
+
+def test_full_inbox(switch: Switch, inside: Attached, tmp_path: Path) -> None:
+    """A program that does not read loses what does not fit; nobody waits for it."""
+    fits = (256 << 10) // 112  # 100 bytes, a record's head, and as many as make words of it
+    with contextlib.closing(RIGS["client"](tmp_path)) as rig:
+        switch.attach(rig.open({"inbox_bytes": str(256 << 10)}))
+        assert overflow(switch, inside, rig, 4000) == 4000 - fits
+        assert rig.receive(switch, fits) == [frame(n, 100) for n in range(fits)]
         switch.send(inside, [frame(1)])
         assert rig.receive(switch, 1) == [frame(1)]
 

@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 
 from scapy.utils import RawPcapReader, RawPcapWriter
 
+from tests.support.client_rig import ClientRig
 from tests.support.netmap_rig import NetmapHostRig, NetmapRig
 from tests.support.overlay import (
     SWITCH,
@@ -415,6 +416,7 @@ NETDEV_RIGS: dict[str, Callable[[Path], NetdevRig]] = {
     "vxlan": VxlanRig,
 }
 RIGS: dict[str, Callable[[Path], Rig]] = {
+    "client": ClientRig,
     "memory": MemoryRig,
     "netmap": NetmapRig,
     "netmap-host": NetmapHostRig,
