@@ -27,6 +27,7 @@ HEADERS = (
     "sandbox.h",
     "portspec.h",
     "netmap_device.h",
+    "client_link.h",
 )
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 

@@ -8,7 +8,7 @@ errno's name ("EBUSY").
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -420,6 +420,29 @@ class Engine:
             for row in rows[0:count]
         ]
         return entries, int(position[0])
+
+    def fdb_show(self, bridge: int, ports: Collection[int]) -> int:
+        """Programs may see the addresses at these ports: an fd that shows them, the engine's own.
+
+        Nobody can write through it. The same one as before while the bridge lives.
+        """
+        rc = lib.engine_fdb_show(
+            self._engine, bridge, ffi.new("uint16_t[]", list(ports)), len(ports), self._err
+        )
+        self._check(rc, "fdb show")
+        return int(rc)
+
+    def pair_add(self, low: int, high: int, fd: int) -> None:
+        """Book what programs of these ports send each other through this memory."""
+        rc = lib.engine_pair_add(self._engine, low, high, fd, self._err)
+        self._check(rc, "pair")
+
+    def pair_remove(self, low: int, high: int) -> None:
+        lib.engine_pair_remove(self._engine, low, high)
+
+    def pairs_retain(self) -> None:
+        """After a takeover: pairs that were not added again are gone."""
+        lib.engine_pairs_retain(self._engine)
 
     def fdb_flush(self, bridge: int, port: int = ANY, vid: int = ANY) -> int:
         rc: int = lib.engine_fdb_flush(self._engine, bridge, port, vid)

@@ -20,10 +20,11 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 
 # Lowest first. A file sees its own layer and those below it.
 LAYERS = (
-    {"error", "frame", "flow_key", "ring", "stats", "offload", "checksum", "cbpf"}
+    {"error", "frame", "flow_key", "ring", "lane", "stats", "offload", "checksum", "cbpf"}
     | {"netmap_abi", "portspec", "overlay_wire", "vxlan_wire"}
     | {"rule", "rule_counters"},
     {"parse", "vlan", "fdb", "overlay_inner", "neighbor", "neighbor_table", "monitor"}
+    | {"fdb_view", "pair_books"}
     | {"ring_frames", "classify", "classify_build", "classify_tables", "flow_cache"}
     | {"cover", "witness"}
     | {"classify_list", "classify_plan", "classify_probe", "classify_steps", "classify_table"}
@@ -34,7 +35,7 @@ LAYERS = (
     | {"rules", "rules_work", "action"},
     {"config", "snapshot", "worker", "rules_tables"},
     {"engine", "engine_tables", "engine_publish", "engine_rules", "engine_rule_counters"}
-    | {"engine_conntrack"}
+    | {"engine_conntrack", "engine_pairs"}
     | {"trace", "trace_rules", "trace_way", "analyse"},
 )
 # Byte work, testable on arrays: no port, no system call.

@@ -5,8 +5,8 @@
  *     kind          side 0               side 1             outbox t (0 -> 1)   inbox r (1 -> 0)
  *     client port   netmap program       forwarder          one a tx ring       one an rx ring
  *     pipe          master's program     slave's program    one a ring          one a ring
- *     pair          program of the port  program of the     one                 one
- *                   with the lower       other one, both in
+ *     pair          program of the port  program of the     one a tx ring of    one a tx ring of
+ *                   with the lower       other one, both in the lower's port    the other's port
  *                   number               direct mode
  *
  * An outbox of a client port is a receive queue of the port, an inbox a transmit queue.
@@ -22,8 +22,8 @@
  *
  *     memory, side 1's ends of bell 0.., side 0's ends of bell 0..
  *
- * A side gets the memory and its own ends only. The bells of a pair are those by which the two
- * ports' programs sleep anyway.
+ * A side gets the memory and its own ends only. A pair has bells of its own: one that several peers
+ * could take rings back from would let one of them keep others' from waking their receiver.
  *
  * Both sides may write all of the memory: see lane.h on what that can do. What its header says of
  * the geometry is checked once, by client_map_open, and never read again.
@@ -58,8 +58,10 @@ struct client_memory {
 	uint32_t outbox_bytes, inbox_bytes; /* of each; powers of two */
 	/* the switch's (0 in pipes and pairs): looked at in every sync */
 	_Alignas(128) uint32_t news; /* another number: ask for what is new (CLIENT_NEWS) */
-	uint32_t direct; /* 1: pair lanes may be used now; 0: everything by the outbox */
-	uint32_t gone;	 /* 1: evicted, or the bridge is gone: ENXIO from now on */
+	uint32_t
+	    direct;    /* 0: everything by the outbox; else pair lanes may be used now, and this is
+			  the number of the table of addresses: another one, ask (CLIENT_FDB) */
+	uint32_t gone; /* 1: evicted, or the bridge is gone: ENXIO from now on */
 	_Alignas(128) struct client_ring_stats tx[CLIENT_RINGS_MAX];
 	struct client_ring_stats rx[CLIENT_RINGS_MAX];
 	struct lane outbox[CLIENT_RINGS_MAX];

@@ -37,10 +37,14 @@ enum client_request_type {
 	CLIENT_LIST,	/* NETMAP_REQ_VALE_LIST: from `index`, the next port; ENOENT: none */
 	CLIENT_HDR_SET, /* NETMAP_REQ_PORT_HDR_SET: `name`, `hdr_len` 0, 10 or 12 */
 	CLIENT_HDR_GET,
-	CLIENT_PEER,   /* a pair lane to port number `index`, for direct mode */
-	CLIENT_NEWS,   /* pair lanes that others opened towards this port since the last answer */
+	/* Direct mode. Ports are told by their number in the table of addresses.
+	 * PEER: the pair with port `index`, made if need be; ENXIO: it takes no direct frames.
+	 * NEWS: of the pairs there are, that with the lowest number from `index` on; ENOENT: none.
+	 * FDB: the table (fdb_view.h), to read; ENXIO: the port has none, use its outbox. */
+	CLIENT_PEER,
+	CLIENT_NEWS,
 	CLIENT_REGION, /* the memory of region `mem_id`, for another port in it; same user only */
-	CLIENT_FDB     /* the addresses of the port's switch, read only, for direct mode */
+	CLIENT_FDB
 };
 
 struct client_request {
@@ -79,11 +83,11 @@ struct client_answer {
 	uint32_t mem_id; /* 2 and up */
 	uint32_t shared; /* 1: the port was open before, its memory comes along */
 	uint32_t hdr_len;
-	uint32_t index; /* CLIENT_LIST: the port's; PEER and NEWS: the other port's */
+	uint32_t index; /* CLIENT_LIST: the port's; PEER, NEWS: the other port's; FDB: this one's */
 	uint32_t switch_index;
-	uint32_t more;	      /* NEWS: there are more */
-	uint32_t side;	      /* of the memory that comes along: client_memory.h */
-	uint32_t fdb_entries; /* CLIENT_FDB: what the table was made with */
+	uint32_t more;	     /* NEWS: there are more */
+	uint32_t side;	     /* of the memory that comes along: client_memory.h */
+	uint32_t fdb_number; /* CLIENT_FDB: the table's, as `direct` says it */
 	uint64_t fdb_bytes;
 	uint8_t reserved[72];
 };

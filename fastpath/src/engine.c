@@ -44,6 +44,7 @@ static void engine_free(struct engine *engine)
 {
 	snapshot_free(engine->snapshot);
 	engine_rules_close(engine);
+	pair_books_close(engine->pairs);
 	if (engine->stats)
 		stats_unmap(engine->stats);
 	conntrack_unmap(engine->conntrack);
@@ -121,6 +122,9 @@ int engine_create(const struct engine_params *params, struct engine **out, struc
 			   &engine->stats, err);
 	if (status)
 		goto failed;
+	status = pair_books_open(engine->stats, &engine->pairs, err);
+	if (status)
+		goto failed;
 	if (params->recover)
 		stats_recover(engine->stats);
 	status = conntrack_map(params->conntrack_fd, engine->params.connections_max,
@@ -157,6 +161,7 @@ static void bridge_free(struct engine *engine, uint16_t id)
 {
 	struct engine_bridge *bridge = &engine->engine_bridges[id];
 
+	engine_view_close(bridge);
 	fdb_close(bridge->fdb);
 	fdb_unmap(bridge->memory, bridge->entries_max);
 	*bridge = (struct engine_bridge){0};
@@ -311,6 +316,7 @@ int engine_port_status(struct engine *engine, uint16_t id, struct port_status *s
 void engine_port_counters(struct engine *engine, uint16_t id, struct port_counters *sum)
 {
 	memset(sum, 0, sizeof(*sum));
+	pair_books_fold(engine->pairs);
 	if (id < engine->params.ports_max)
 		stats_port_sum(engine->stats, id, sum);
 }
@@ -340,6 +346,7 @@ int engine_queue_counters(struct engine *engine, uint16_t id, uint16_t queue,
 
 void engine_total_counters(struct engine *engine, struct port_counters *sum)
 {
+	pair_books_fold(engine->pairs);
 	stats_total(engine->stats, sum);
 }
 

@@ -132,6 +132,22 @@ int engine_fdb_clear_static(struct engine *engine, uint16_t bridge, const uint8_
 /* Entries in use, static ones included. */
 unsigned engine_fdb_count(struct engine *engine, uint16_t bridge);
 
+/*
+ * Programs in direct mode (client_memory.h). The addresses at these ports of the bridge can be seen
+ * from now on, by whoever has the fd that this answers; it stays the engine's, is the same while
+ * the bridge lives, and nobody can write through it.
+ */
+int engine_fdb_show(struct engine *engine, uint16_t bridge, const uint16_t *ports, unsigned count,
+		    struct error *err);
+/*
+ * What the programs of two ports, low < high, send each other through the pair's memory is booked
+ * from now on (pair_books.h); the fd may be closed. ENOSPC, EEXIST.
+ */
+int engine_pair_add(struct engine *engine, uint16_t low, uint16_t high, int fd, struct error *err);
+void engine_pair_remove(struct engine *engine, uint16_t low, uint16_t high);
+/* After a takeover, when all pairs that live on were added. */
+void engine_pairs_retain(struct engine *engine);
+
 /* Removes what has aged; call about once a second. */
 void engine_tick(struct engine *engine);
 

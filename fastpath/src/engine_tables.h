@@ -11,6 +11,7 @@
 #include "conntrack.h"
 #include "engine.h"
 #include "fdb.h"
+#include "pair_books.h"
 #include "snapshot.h"
 #include "worker.h"
 
@@ -25,6 +26,8 @@ struct engine_bridge {
 	void *memory;
 	uint32_t entries_max;
 	bool published; /* was part of a configuration: its FDB is in step with the members */
+	struct fdb_view *view; /* what programs see of it; NULL: nothing */
+	int view_fd;
 };
 
 /* What the rule of a slot names: 8 bytes of each slot there can be. */
@@ -49,6 +52,7 @@ struct engine_rules {
 struct engine {
 	struct engine_params params;
 	struct stats *stats;
+	struct pair_books *pairs;
 	struct conntrack *conntrack;
 	struct snapshot_domain domain;
 	struct snapshot *snapshot; /* the one in force */
@@ -75,3 +79,5 @@ int engine_rules_tables(struct engine *engine, const struct bridge_port *ports,
 int engine_rules_works(struct engine *engine, struct error *err);
 /* After it was, and the grace period. */
 void engine_rules_settle(struct engine *engine);
+/* Nobody sees the bridge's FDB from now on. */
+void engine_view_close(struct engine_bridge *bridge);

@@ -109,6 +109,17 @@ static void count_entry(struct fdb *fdb, uint64_t value, int32_t n)
 		fdb->port_high = port + 1u;
 }
 
+/* Who reads the view sees what became of a key: it is at a port, or (at FDB_ANY) nowhere. */
+static void view_note(struct fdb *fdb, uint64_t key, uint16_t port)
+{
+	if (!fdb->view || key & 0xfff0)
+		return;
+	if (port < FDB_PORTS_MAX && fdb->view_ports[port / 64] >> (port % 64) & 1u)
+		fdb_view_put(fdb->view, key & ~(uint64_t)0xffff, port);
+	else
+		fdb_view_drop(fdb->view, key & ~(uint64_t)0xffff);
+}
+
 /* Index of a key, or of the empty slot where it belongs. */
 static uint64_t slot_search(const struct fdb *fdb, uint64_t key)
 {
@@ -124,6 +135,7 @@ static void slot_insert(struct fdb *fdb, uint64_t i, uint64_t key, uint64_t valu
 	atomic_store_explicit(&fdb->slots[i].value, value, memory_order_relaxed);
 	atomic_store_explicit(&fdb->slots[i].key, key, memory_order_release);
 	count_entry(fdb, value, 1);
+	view_note(fdb, key, fdb_value_port(value));
 }
 
 /*
@@ -136,6 +148,7 @@ static void slot_remove(struct fdb *fdb, uint64_t i)
 	uint64_t changes = atomic_load_explicit(fdb->changes, memory_order_relaxed);
 	uint64_t gap = i;
 
+	view_note(fdb, slot_key(fdb, i), FDB_ANY);
 	count_entry(fdb, slot_value(fdb, i), -1);
 	atomic_store_explicit(fdb->changes, changes + 1, memory_order_relaxed);
 	for (uint64_t j = (gap + 1) & fdb->mask; slot_key(fdb, j); j = (j + 1) & fdb->mask) {
@@ -255,6 +268,7 @@ static enum fdb_learned learn_locked(struct fdb *fdb, uint64_t key, uint16_t por
 	count_entry(fdb, value, 1);
 	atomic_store_explicit(&fdb->slots[i].value, value, memory_order_release);
 	changes_note(fdb);
+	view_note(fdb, key, port);
 	return FDB_MOVED;
 }
 
@@ -434,6 +448,7 @@ int fdb_set_static(struct fdb *fdb, uint64_t key, uint16_t port, uint32_t tick)
 		count_entry(fdb, value, 1);
 		atomic_store_explicit(&fdb->slots[i].value, value, memory_order_release);
 		changes_note(fdb);
+		view_note(fdb, key, port);
 	} else if (atomic_load_explicit(&fdb->static_count, memory_order_relaxed) >=
 		   fdb->entries_max) {
 		result = -ENOSPC;
@@ -465,6 +480,22 @@ int fdb_clear_static(struct fdb *fdb, uint64_t key)
 	}
 	lock_drop(fdb);
 	return result;
+}
+
+void fdb_show(struct fdb *fdb, struct fdb_view *view, const uint64_t *ports)
+{
+	lock_take(fdb);
+	fdb->view = view;
+	if (view) {
+		memcpy(fdb->view_ports, ports, sizeof(fdb->view_ports));
+		fdb_view_clear(view);
+		for (uint64_t i = 0; i <= fdb->mask; i++) {
+			if (slot_key(fdb, i))
+				view_note(fdb, slot_key(fdb, i),
+					  fdb_value_port(slot_value(fdb, i)));
+		}
+	}
+	lock_drop(fdb);
 }
 
 static void entry_show(uint64_t key, uint64_t value, struct fdb_entry *entry)

@@ -79,6 +79,7 @@
 #include <string.h>
 
 #include "error.h"
+#include "fdb_view.h"
 
 enum {
 	FDB_PORTS_MAX = 4096,	   /* port ids are below this */
@@ -124,9 +125,11 @@ struct fdb {
 	_Alignas(64) _Atomic uint32_t lock;
 	_Atomic uint32_t count; /* entries, static ones included */
 	_Atomic uint32_t static_count;
-	uint32_t port_high;  /* highest port id that ever had an entry, plus 1 */
-	uint64_t evict_hand; /* slot where the next search for a victim begins */
-	uint64_t age_hand;   /* the same for ageing; control thread only */
+	uint32_t port_high;    /* highest port id that ever had an entry, plus 1 */
+	uint64_t evict_hand;   /* slot where the next search for a victim begins */
+	uint64_t age_hand;     /* the same for ageing; control thread only */
+	struct fdb_view *view; /* what programs see; NULL: nothing */
+	uint64_t view_ports[FDB_PORTS_MAX / 64];    /* bit p: of port p */
 	_Atomic uint32_t port_count[FDB_PORTS_MAX]; /* learned entries, without static ones */
 };
 
@@ -343,6 +346,12 @@ int fdb_clear_static(struct fdb *fdb, uint64_t key);
  * come twice or not at all; every entry shown was true at that moment.
  */
 unsigned fdb_dump(const struct fdb *fdb, uint64_t *cursor, struct fdb_entry *entries, unsigned max);
+
+/*
+ * From now on `view` (the caller's, as long as this says so; NULL: none any more) shows the
+ * addresses at these ports (bitmap as in fdb_retain) that are in no VLAN.
+ */
+void fdb_show(struct fdb *fdb, struct fdb_view *view, const uint64_t *ports);
 
 /* Frees it; the memory stays as it is. */
 void fdb_close(struct fdb *fdb);

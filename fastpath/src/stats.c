@@ -1,5 +1,6 @@
 /*
- * The drop ledger's memory: a header, then one row a worker.
+ * The drop ledger's memory: a header, what the control thread keeps with it, then its own row and
+ * one row a worker.
  *
  *   row:  worker_counters | retire journal | departed cell | shadow cell | one cell a port
  *
@@ -19,7 +20,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-enum { STATS_VERSION = 1, CELL_WORDS = sizeof(struct port_counters) / sizeof(uint64_t) };
+enum { STATS_VERSION = 2, CELL_WORDS = sizeof(struct port_counters) / sizeof(uint64_t) };
 
 static const uint64_t stats_magic = 0x7673776c65646772;
 
@@ -105,7 +106,8 @@ static uint64_t row_bytes(unsigned ports_max)
 
 uint64_t stats_bytes(unsigned workers_max, unsigned ports_max)
 {
-	uint64_t bytes = sizeof(struct stats_header) + workers_max * row_bytes(ports_max);
+	uint64_t bytes = sizeof(struct stats_header) + STATS_KEPT_BYTES +
+			 (workers_max + 1ull) * row_bytes(ports_max);
 
 	return (bytes + 4095) / 4096 * 4096;
 }
@@ -115,10 +117,11 @@ static struct stats_header *stats_header(const struct stats *stats)
 	return (struct stats_header *)stats->memory;
 }
 
-static struct stats_row *stats_row(const struct stats *stats, unsigned worker)
+/* Row 0 is the control thread's, a worker's is the one behind its number. */
+static struct stats_row *stats_row(const struct stats *stats, unsigned row)
 {
-	return (struct stats_row *)(stats->memory + sizeof(struct stats_header) +
-				    worker * stats->row_bytes);
+	return (struct stats_row *)(stats->memory + sizeof(struct stats_header) + STATS_KEPT_BYTES +
+				    row * stats->row_bytes);
 }
 
 /* --- mapping -----------------------------------------------------------------------------------
@@ -219,31 +222,45 @@ struct worker_counters *stats_worker(struct stats *stats, unsigned worker)
 	if (worker >= stats->workers_max)
 		return NULL;
 	high_raise(&stats_header(stats)->workers_high, worker);
-	return &stats_row(stats, worker)->worker;
+	return &stats_row(stats, worker + 1)->worker;
 }
 
-struct port_counters *stats_cell(struct stats *stats, unsigned worker, unsigned port)
+static struct port_counters *row_cell(struct stats *stats, unsigned row, unsigned port)
 {
-	struct port_counters *cell;
+	struct port_counters *cell = &stats_row(stats, row)->cells[port];
 
-	if (worker >= stats->workers_max || port >= stats->ports_max)
-		return NULL;
-	high_raise(&stats_header(stats)->workers_high, worker);
 	high_raise(&stats_header(stats)->ports_high, port);
-	cell = &stats_row(stats, worker)->cells[port];
 	touch(&cell->rx_frames);
 	touch(&cell->tx_drops[39]);
 	return cell;
 }
 
+struct port_counters *stats_cell(struct stats *stats, unsigned worker, unsigned port)
+{
+	if (worker >= stats->workers_max || port >= stats->ports_max)
+		return NULL;
+	high_raise(&stats_header(stats)->workers_high, worker);
+	return row_cell(stats, worker + 1, port);
+}
+
+struct port_counters *stats_control_cell(struct stats *stats, unsigned port)
+{
+	return port < stats->ports_max ? row_cell(stats, 0, port) : NULL;
+}
+
 struct port_counters *stats_cells(struct stats *stats, unsigned worker)
 {
-	return stats_row(stats, worker)->cells;
+	return stats_row(stats, worker + 1)->cells;
+}
+
+void *stats_kept(struct stats *stats)
+{
+	return stats->memory + sizeof(struct stats_header);
 }
 
 static unsigned rows_used(const struct stats *stats)
 {
-	return atomic_load_explicit(&stats_header(stats)->workers_high, memory_order_relaxed);
+	return 1 + atomic_load_explicit(&stats_header(stats)->workers_high, memory_order_relaxed);
 }
 
 static unsigned cells_used(const struct stats *stats)
@@ -263,9 +280,9 @@ static void cell_fold(struct port_counters *sum, const struct port_counters *cel
 		to[n] += counter_read(&from[n]);
 }
 
-static void row_fold(const struct stats *stats, unsigned worker, struct port_counters *sum)
+static void row_fold(const struct stats *stats, unsigned number, struct port_counters *sum)
 {
-	const struct stats_row *row = stats_row(stats, worker);
+	const struct stats_row *row = stats_row(stats, number);
 	unsigned cells = cells_used(stats);
 
 	cell_fold(sum, &row->departed);
@@ -280,8 +297,8 @@ void stats_port_sum(const struct stats *stats, unsigned port, struct port_counte
 	memset(sum, 0, sizeof(*sum));
 	if (port >= cells_used(stats))
 		return;
-	for (unsigned worker = 0; worker < rows; worker++)
-		cell_fold(sum, &stats_row(stats, worker)->cells[port]);
+	for (unsigned row = 0; row < rows; row++)
+		cell_fold(sum, &stats_row(stats, row)->cells[port]);
 }
 
 void stats_total(const struct stats *stats, struct port_counters *sum)
@@ -289,8 +306,8 @@ void stats_total(const struct stats *stats, struct port_counters *sum)
 	unsigned rows = rows_used(stats);
 
 	memset(sum, 0, sizeof(*sum));
-	for (unsigned worker = 0; worker < rows; worker++)
-		row_fold(stats, worker, sum);
+	for (unsigned row = 0; row < rows; row++)
+		row_fold(stats, row, sum);
 }
 
 /* --- recovery and departure --------------------------------------------------------------------
@@ -322,8 +339,8 @@ void stats_port_retire(struct stats *stats, unsigned port)
 
 	if (port >= cells_used(stats))
 		return;
-	for (unsigned worker = 0; worker < rows; worker++) {
-		struct stats_row *row = stats_row(stats, worker);
+	for (unsigned number = 0; number < rows; number++) {
+		struct stats_row *row = stats_row(stats, number);
 
 		/* A kill before `retiring` is set leaves all as it was, one after it is redone. */
 		row->shadow = row->departed;
@@ -371,13 +388,13 @@ uint64_t stats_recover(struct stats *stats)
 	unsigned rows = rows_used(stats);
 	uint64_t lost = 0;
 
-	for (unsigned worker = 0; worker < rows; worker++) {
-		struct stats_row *row = stats_row(stats, worker);
+	for (unsigned number = 0; number < rows; number++) {
+		struct stats_row *row = stats_row(stats, number);
 		struct port_counters sum = {0};
 		int64_t deficit;
 
 		retire_finish(stats, row);
-		row_fold(stats, worker, &sum);
+		row_fold(stats, number, &sum);
 		deficit = ledger_deficit(&sum);
 		if (deficit <= 0)
 			continue;

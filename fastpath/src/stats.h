@@ -102,6 +102,8 @@ _Static_assert(sizeof(struct port_counters) % 64 == 0, "cells share no cache lin
 
 struct stats; /* the mapped memfd */
 
+enum { STATS_KEPT_BYTES = 128 << 10 };
+
 /* Bytes the memfd needs. */
 uint64_t stats_bytes(unsigned workers_max, unsigned ports_max);
 
@@ -115,6 +117,12 @@ void stats_unmap(struct stats *stats);
 
 /* NULL beyond the limits. From the first call on, sums take this worker and this port in. */
 struct port_counters *stats_cell(struct stats *stats, unsigned worker, unsigned port);
+
+/* The same of the row that the control thread writes: what it books for others (pair_books.h). */
+struct port_counters *stats_control_cell(struct stats *stats, unsigned port);
+
+/* STATS_KEPT_BYTES that the control thread keeps with its row, zeroed at first. */
+void *stats_kept(struct stats *stats);
 
 /* Cell 0 of a worker's row, for reaching cells that stats_cell has once named by their index. */
 struct port_counters *stats_cells(struct stats *stats, unsigned worker);
