@@ -24,7 +24,7 @@ LAYERS = (
     | {"netmap_abi", "portspec", "overlay_wire", "vxlan_wire"}
     | {"rule", "rule_counters"},
     {"parse", "vlan", "fdb", "overlay_inner", "neighbor", "neighbor_table", "monitor"}
-    | {"fdb_view", "pair_books"}
+    | {"fdb_map", "fdb_view", "pair_books"}
     | {"ring_frames", "classify", "classify_build", "classify_tables", "flow_cache"}
     | {"cover", "witness"}
     | {"classify_list", "classify_plan", "classify_probe", "classify_steps", "classify_table"}
@@ -71,10 +71,9 @@ SYSTEM_HEADERS_OF_PURE = {
     "stdlib.h",
     "string.h",
 }
-# The forwarding database maps the memory it lives in, and seeds its hash; the flow cache asks for
-# huge pages and looks at four tags at once.
+# The forwarding database seeds its hash; the flow cache asks for huge pages and looks at four tags at once.
 SYSTEM_HEADERS_BESIDES = {
-    "fdb": {"sys/mman.h", "sys/random.h", "sys/stat.h"},
+    "fdb": {"sys/random.h"},
     "flow_cache": {"sys/mman.h", "emmintrin.h"},
 }
 SYSTEM_INCLUDE = re.compile(r"^#include <([^>]+)>", re.MULTILINE)
