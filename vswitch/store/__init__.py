@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,16 +11,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, insert, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from vswitch.kinds import Configuration, Key, Stored
 from vswitch.kinds.configuration import of_objects
-from vswitch.store.database import Migrations, engine_for
+from vswitch.store.database import BEGIN_WRITE, Migrations, engine_for
 from vswitch.store.models import AuditRow, FdbRow, RevisionRow, TokenRow, stamp
 from vswitch.store.objects import NAMED, StoreError, count, remove, stored_of, write
 from vswitch.store.rules import load_rules, remove_rules, write_rules
+from vswitch.store.statements import Statement, inserted
 from vswitch.values import now
 
 __all__ = ["Actor", "Migrations", "Revision", "Store", "StoreError"]
@@ -66,6 +68,24 @@ class Store:
         except DBAPIError as error:
             raise StoreError(str(error.orig)) from error
 
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Cursor]:
+        """A transaction as :meth:`_session` makes one, with nothing between us and SQLite."""
+        try:
+            connection = self._writer.raw_connection()
+            try:
+                cursor: Any = connection.cursor()
+                cursor.execute(BEGIN_WRITE)
+                yield cursor
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise StoreError(str(error)) from error
+
     # --- the configuration ----------------------------------------------------------------------
 
     def load(self) -> Configuration:
@@ -99,24 +119,23 @@ class Store:
     ) -> None:
         """Write one revision with its audit rows. Order respects what refers to what."""
         at = stamp(now())
-        with self._session(write=True) as session:
+        with self._writing() as cursor:
             rules = {key: new for key, new in changes.items() if key.kind == "rule"}
             others = sorted(changes.keys() - rules.keys(), key=lambda key: _ORDER[key.kind])
-            connection = session.connection()
-            remove_rules(connection, [key for key, new in rules.items() if new is None])
+            remove_rules(cursor, [key for key, new in rules.items() if new is None])
             for key in reversed(others):
                 if changes[key] is None:
-                    remove(session, key)
+                    remove(cursor, key)
             for key in others:
                 new = changes[key]
                 if new is not None and _only_counted(before, key, new):
-                    count(connection, new)
+                    count(cursor, new)
                 elif new is not None:
-                    write(session, new, before.get(key))
-            write_rules(connection, [new for new in rules.values() if new is not None], before)
+                    write(cursor, new, before.get(key))
+            write_rules(cursor, [new for new in rules.values() if new is not None], before)
             diff = _diff(before, changes)
             row = {"number": revision, "at": at, "actor": actor.name, "diff": diff}
-            connection.execute(_INSERT_REVISION, row)
+            _INSERT_REVISION.run(cursor, row)
             audited = {
                 "at": at,
                 "actor": actor.name,
@@ -124,11 +143,10 @@ class Store:
                 "request_id": actor.request_id,
                 "revision": revision,
             }
-            if diff:
-                audit = [{**audited, "object": entry["object"]} for entry in diff]
-                connection.execute(_INSERT_AUDIT, audit)
-            for statement in _FORGET:
-                connection.execute(statement, {"oldest": revision - keep_revisions})
+            _INSERT_AUDIT.run_many(cursor, ({**audited, "object": e["object"]} for e in diff))
+            if (oldest := revision - keep_revisions) > 0:
+                for statement in _FORGET:
+                    statement.run(cursor, {"oldest": oldest})
 
     # --- history --------------------------------------------------------------------------------
 
@@ -172,11 +190,10 @@ class Store:
             )
 
 
-# Made once: SQLAlchemy takes longer to make a statement than SQLite to carry it out.
-_INSERT_REVISION, _INSERT_AUDIT = insert(RevisionRow), insert(AuditRow)
+_INSERT_REVISION, _INSERT_AUDIT = inserted(RevisionRow), inserted(AuditRow)
 _FORGET = (
-    delete(RevisionRow).where(RevisionRow.number <= bindparam("oldest")),
-    delete(AuditRow).where(AuditRow.revision <= bindparam("oldest")),
+    Statement(delete(RevisionRow).where(RevisionRow.number <= bindparam("oldest"))),
+    Statement(delete(AuditRow).where(AuditRow.revision <= bindparam("oldest"))),
 )
 _ORDER = {"bridge": 0, "port": 1, "fdb": 2, "group": 3, "policer": 4, "ruleset": 5}
 DIFF_RULES_MAX = 100

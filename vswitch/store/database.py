@@ -21,6 +21,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from vswitch.store.models import Base
 
 BUSY_MS = 5000
+BEGIN_WRITE = "BEGIN IMMEDIATE"
 
 
 def engine_for(path: Path, *, write: bool) -> Engine:
@@ -49,7 +50,7 @@ def engine_for(path: Path, *, write: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        connection.exec_driver_sql(BEGIN_WRITE if write else "BEGIN")
 
     return engine
 

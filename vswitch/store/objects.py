@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, delete, select, update
 
 from vswitch.kinds import KINDS, Key, Stored
 from vswitch.store.models import (
     AttachmentRow,
-    Base,
     BridgeRow,
     FdbRow,
     GroupRow,
@@ -21,6 +20,7 @@ from vswitch.store.models import (
     RuleSetRow,
     stamp,
 )
+from vswitch.store.statements import Statement, inserted, upserted
 
 NAMED: dict[str, Any] = {
     "bridge": BridgeRow,
@@ -68,49 +68,73 @@ def columns_of(new: Stored[Any]) -> dict[str, Any]:
     }
 
 
-def id_of(session: Session, kind: str, name: str) -> int:
-    """Of an object that is there: what is stored has been validated."""
-    model = NAMED[kind]
-    found: int = session.execute(select(model.id).where(model.name == name)).scalar_one()
-    return found
-
-
-def remove(session: Session, key: Key) -> None:
-    row = _find(session, key)
-    if row is None:
-        raise StoreError(f"{key.path} is not in the database")
-    if isinstance(row, RuleSetRow):
-        session.execute(delete(AttachmentRow).where(AttachmentRow.ruleset_id == row.id))
-    session.delete(row)
-    session.flush()
-
-
-def write(session: Session, new: Stored[Any], old: Stored[Any] | None) -> None:
-    row: Any = _find(session, new.key) or _new_row(session, new.key)
-    for name, value in columns_of(new).items():
-        setattr(row, name, value)
-    if isinstance(row, PortRow):
-        bridge = new.spec.bridge
-        row.bridge_id = None if bridge is None else id_of(session, "bridge", bridge)
-    elif isinstance(row, FdbRow):
-        row.port_id = id_of(session, "port", new.spec.port)
-    session.add(row)
-    session.flush()
-    if isinstance(row, RuleSetRow) and (old is None or old.spec.attach != new.spec.attach):
-        _attach(session, row.id, new)
-
-
-_COUNT = (
+_ID = {
+    kind: Statement(select(m.id).where(m.name == bindparam("name"))) for kind, m in NAMED.items()
+}
+_REMOVE = {
+    kind: Statement(delete(m).where(m.name == bindparam("name"))) for kind, m in NAMED.items()
+}
+_WRITE = {kind: upserted(model, "name") for kind, model in NAMED.items()}
+_REMOVE_FDB = Statement(
+    delete(FdbRow).where(
+        FdbRow.mac == bindparam("name"),
+        FdbRow.bridge_id
+        == select(BridgeRow.id).where(BridgeRow.name == bindparam("parent")).scalar_subquery(),
+    )
+)
+_WRITE_FDB = upserted(FdbRow, "bridge_id", "mac")
+_COUNT = Statement(
     update(RuleSetRow)
     .where(RuleSetRow.name == bindparam("set_name"))
     .values({name: bindparam(name) for name in ("generation", "revision", "updated_at")})
 )
+_DETACH = Statement(
+    delete(AttachmentRow).where(
+        AttachmentRow.ruleset_id
+        == select(RuleSetRow.id).where(RuleSetRow.name == bindparam("name")).scalar_subquery()
+    )
+)
+_ATTACH = inserted(AttachmentRow)
 
 
-def count(connection: Connection, ruleset: Stored[Any]) -> None:
+def id_of(cursor: sqlite3.Cursor, kind: str, name: str) -> int:
+    """Of an object that is there: what is stored has been validated."""
+    found = _ID[kind].run(cursor, {"name": name}).fetchone()
+    if found is None:
+        raise StoreError(f"{Key(kind, name).path} is not in the database")
+    number: int = found[0]
+    return number
+
+
+def remove(cursor: sqlite3.Cursor, key: Key) -> None:
+    if key.kind == "ruleset":
+        _DETACH.run(cursor, {"name": key.name})
+    statement = _REMOVE_FDB if key.kind == "fdb" else _REMOVE[key.kind]
+    if statement.run(cursor, key._asdict()).rowcount != 1:
+        raise StoreError(f"{key.path} is not in the database")
+
+
+def write(cursor: sqlite3.Cursor, new: Stored[Any], old: Stored[Any] | None) -> None:
+    key, columns = new.key, columns_of(new)
+    if key.kind == "fdb":
+        columns["mac"] = key.name
+        columns["bridge_id"] = id_of(cursor, "bridge", key.parent)
+        columns["port_id"] = id_of(cursor, "port", new.spec.port)
+        _WRITE_FDB.run(cursor, columns)
+        return
+    columns["name"] = key.name
+    if key.kind == "port":
+        bridge = new.spec.bridge
+        columns["bridge_id"] = None if bridge is None else id_of(cursor, "bridge", bridge)
+    _WRITE[key.kind].run(cursor, columns)
+    if key.kind == "ruleset" and (old is None or old.spec.attach != new.spec.attach):
+        _attach(cursor, new)
+
+
+def count(cursor: sqlite3.Cursor, ruleset: Stored[Any]) -> None:
     """Nothing of the set itself has changed, but a rule of it."""
-    connection.execute(
-        _COUNT,
+    _COUNT.run(
+        cursor,
         {
             "set_name": ruleset.key.name,
             "generation": ruleset.generation,
@@ -120,30 +144,11 @@ def count(connection: Connection, ruleset: Stored[Any]) -> None:
     )
 
 
-def _attach(session: Session, ruleset_id: int, new: Stored[Any]) -> None:
-    session.execute(delete(AttachmentRow).where(AttachmentRow.ruleset_id == ruleset_id))
+def _attach(cursor: sqlite3.Cursor, new: Stored[Any]) -> None:
+    _DETACH.run(cursor, {"name": new.key.name})
+    owner = id_of(cursor, "ruleset", new.key.name)
     for attach in new.spec.attach:
         target = attach.target
-        column = "bridge_id" if target.kind == "bridge" else "port_id"
-        where = {column: id_of(session, target.kind, target.name)}
-        session.execute(insert(AttachmentRow).values(ruleset_id=ruleset_id, **where))
-
-
-def _find(session: Session, key: Key) -> Base | None:
-    if key.kind == "fdb":
-        query = (
-            select(FdbRow)
-            .join(BridgeRow, FdbRow.bridge_id == BridgeRow.id)
-            .where(FdbRow.mac == key.name, BridgeRow.name == key.parent)
-        )
-        return session.scalar(query)
-    model = NAMED[key.kind]
-    found: Base | None = session.scalar(select(model).where(model.name == key.name))
-    return found
-
-
-def _new_row(session: Session, key: Key) -> Base:
-    if key.kind == "fdb":
-        return FdbRow(mac=key.name, bridge_id=id_of(session, "bridge", key.parent))
-    row: Base = NAMED[key.kind](name=key.name)
-    return row
+        where = dict.fromkeys(("bridge_id", "port_id"))
+        where[f"{target.kind}_id"] = id_of(cursor, target.kind, target.name)
+        _ATTACH.run(cursor, {"ruleset_id": owner, **where})

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select
-from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.orm import Session
 
 from vswitch.kinds import Configuration, Key, Stored
 from vswitch.kinds.rule import RuleSpec
 from vswitch.store.models import RuleGroupRow, RuleRow, RuleSetRow
-from vswitch.store.objects import NAMED, columns_of, stored_of
+from vswitch.store.objects import columns_of, id_of, stored_of
+from vswitch.store.statements import Statement, upserted
 
 Rule = Stored[RuleSpec]
-T = TypeVar("T")
-IN_MAX = 500  # values in one IN (...); SQLite takes 32,766
 _COLUMNS = {
     ("match", "port"): "in_port_id",
     ("action", "port"): "port_id",
@@ -27,55 +25,56 @@ _COLUMNS = {
 """By the part of the rule and the kind of what it names there."""
 
 
-def parts(items: Iterable[T]) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while part := list(islice(iterator, IN_MAX)):
-        yield part
-
-
 def load_rules(session: Session) -> Iterator[Rule]:
     query = select(RuleSetRow.name, RuleRow).join(RuleSetRow, RuleRow.ruleset_id == RuleSetRow.id)
     for ruleset, row in session.execute(query.execution_options(yield_per=1000)):
         yield stored_of(Key("rule", row.name, ruleset), row)
 
 
-# Made once: SQLAlchemy takes longer to make a statement than SQLite to carry it out.
-_SET_ID = select(RuleSetRow.id).where(RuleSetRow.name == bindparam("name"))
-
-
-def _upsert() -> Insert:
-    statement = insert(RuleRow)
-    kept = {"id", "ruleset_id", "name", "created_at"}
-    names = [column.name for column in RuleRow.__table__.columns if column.name not in kept]
-    return statement.on_conflict_do_update(
-        index_elements=["ruleset_id", "name"],
-        set_={name: statement.excluded[name] for name in names},
+_WRITE = upserted(RuleRow, "ruleset_id", "name")
+_OWN = (RuleRow.ruleset_id == bindparam("ruleset_id"), RuleRow.name == bindparam("name"))
+_REMOVE = Statement(delete(RuleRow).where(*_OWN))
+_UNGROUP = Statement(
+    delete(RuleGroupRow).where(
+        RuleGroupRow.rule_id == select(RuleRow.id).where(*_OWN).scalar_subquery()
     )
+)
+_GROUP = Statement(
+    insert(RuleGroupRow).from_select(
+        ["rule_id", "group_id"], select(RuleRow.id, bindparam("group_id")).where(*_OWN)
+    )
+)
 
 
-_UPSERT = _upsert()
-
-
-def remove_rules(connection: Connection, keys: Sequence[Key]) -> None:
+def remove_rules(cursor: sqlite3.Cursor, keys: Iterable[Key]) -> None:
     for ruleset, own in _by_set(keys).items():
-        owner = _set_id(connection, ruleset)
-        for names in parts(key.name for key in own):
-            where = (RuleRow.ruleset_id == owner, RuleRow.name.in_(names))
-            connection.execute(delete(RuleRow).where(*where))
+        owner = id_of(cursor, "ruleset", ruleset)
+        _REMOVE.run_many(cursor, ({"ruleset_id": owner, "name": key.name} for key in own))
 
 
-def write_rules(connection: Connection, rules: Sequence[Rule], before: Configuration) -> None:
+def write_rules(cursor: sqlite3.Cursor, rules: Sequence[Rule], before: Configuration) -> None:
     """New ones and changed ones; every object they name is there."""
-    if not rules:
-        return
-    ids = _ids(connection, {key for rule in rules for _, key, _ in rule.spec.references()})
-    owners = {name: _set_id(connection, name) for name in {rule.key.parent for rule in rules}}
-    connection.execute(_UPSERT, [_row(rule, owners[rule.key.parent], ids) for rule in rules])
-    grouped = [rule for rule in rules if _groups(rule) or _groups(before.get(rule.key))]
-    _write_groups(connection, grouped, owners, ids)
+    ids = _Ids(cursor)
+    _WRITE.run_many(cursor, (_row(rule, ids) for rule in rules))
+    for rule in rules:
+        groups = _groups(rule)
+        if groups or _groups(before.get(rule.key)):
+            _write_groups(cursor, rule, groups, ids)
 
 
-def _row(rule: Rule, owner: int, ids: dict[Key, int]) -> dict[str, Any]:
+class _Ids(dict[Key, int]):
+    """Numbers of what is named, each asked for once, while another cursor writes."""
+
+    def __init__(self, cursor: sqlite3.Cursor) -> None:
+        self._cursor = cursor.connection.cursor()
+
+    def __missing__(self, key: Key) -> int:
+        number = self[key] = id_of(self._cursor, key.kind, key.name)
+        return number
+
+
+def _row(rule: Rule, ids: _Ids) -> dict[str, Any]:
+    owner = ids[Key("ruleset", rule.key.parent)]
     row: dict[str, Any] = columns_of(rule) | {"ruleset_id": owner, "name": rule.key.name}
     row |= dict.fromkeys(_COLUMNS.values())
     for place, key, _ in rule.spec.references():
@@ -90,42 +89,11 @@ def _groups(rule: Rule | None) -> set[Key]:
     return {key for _, key, _ in references if key.kind == "group"}
 
 
-def _write_groups(
-    connection: Connection, rules: Sequence[Rule], owners: dict[str, int], ids: dict[Key, int]
-) -> None:
-    for part in parts(rules):
-        names = {(owners[rule.key.parent], rule.key.name): rule for rule in part}
-        query = select(RuleRow.id, RuleRow.ruleset_id, RuleRow.name).where(
-            RuleRow.ruleset_id.in_(owners.values()), RuleRow.name.in_({n for _, n in names})
-        )
-        found = {
-            row.id: names[row.ruleset_id, row.name]
-            for row in connection.execute(query)
-            if (row.ruleset_id, row.name) in names
-        }
-        connection.execute(delete(RuleGroupRow).where(RuleGroupRow.rule_id.in_(found)))
-        pairs = [
-            {"rule_id": number, "group_id": ids[key]}
-            for number, rule in found.items()
-            for key in _groups(rule)
-        ]
-        if pairs:
-            connection.execute(insert(RuleGroupRow), pairs)
-
-
-def _ids(connection: Connection, keys: set[Key]) -> dict[Key, int]:
-    found: dict[Key, int] = {}
-    for kind in {key.kind for key in keys}:
-        model = NAMED[kind]
-        for names in parts(key.name for key in keys if key.kind == kind):
-            query = select(model.name, model.id).where(model.name.in_(names))
-            found |= {Key(kind, name): number for name, number in connection.execute(query)}
-    return found
-
-
-def _set_id(connection: Connection, name: str) -> int:
-    found: int = connection.execute(_SET_ID, {"name": name}).scalar_one()
-    return found
+def _write_groups(cursor: sqlite3.Cursor, rule: Rule, groups: set[Key], ids: _Ids) -> None:
+    own = {"ruleset_id": ids[Key("ruleset", rule.key.parent)], "name": rule.key.name}
+    _UNGROUP.run(cursor, own)
+    for key in groups:
+        _GROUP.run(cursor, {**own, "group_id": ids[key]})
 
 
 def _by_set(keys: Iterable[Key]) -> dict[str, list[Key]]:
