@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from vswitch.kinds import Configuration, Key, Stored
@@ -34,6 +34,17 @@ def load_rules(session: Session) -> Iterator[Rule]:
 _WRITE = upserted(RuleRow, "ruleset_id", "name")
 _OWN = (RuleRow.ruleset_id == bindparam("ruleset_id"), RuleRow.name == bindparam("name"))
 _REMOVE = Statement(delete(RuleRow).where(*_OWN))
+# Without the columns that have an index: an index is written even with what it has already.
+_RENEW = Statement(
+    update(RuleRow)
+    .where(*_OWN)
+    .values(
+        {
+            name: bindparam(name)
+            for name in ("labels", "description", "generation", "revision", "spec", "updated_at")
+        }
+    )
+)
 _UNGROUP = Statement(
     delete(RuleGroupRow).where(
         RuleGroupRow.rule_id == select(RuleRow.id).where(*_OWN).scalar_subquery()
@@ -55,11 +66,18 @@ def remove_rules(cursor: sqlite3.Cursor, keys: Iterable[Key]) -> None:
 def write_rules(cursor: sqlite3.Cursor, rules: Sequence[Rule], before: Configuration) -> None:
     """New ones and changed ones; every object they name is there."""
     ids = _Ids(cursor)
-    _WRITE.run_many(cursor, (_row(rule, ids) for rule in rules))
-    for rule in rules:
+    renewed = {rule.key for rule in rules if _names_the_same(rule, before.get(rule.key))}
+    _RENEW.run_many(cursor, (_row(rule, ids) for rule in rules if rule.key in renewed))
+    others = [rule for rule in rules if rule.key not in renewed]
+    _WRITE.run_many(cursor, (_row(rule, ids) for rule in others))
+    for rule in others:
         groups = _groups(rule)
         if groups or _groups(before.get(rule.key)):
             _write_groups(cursor, rule, groups, ids)
+
+
+def _names_the_same(rule: Rule, old: Rule | None) -> bool:
+    return old is not None and list(old.spec.references()) == list(rule.spec.references())
 
 
 class _Ids(dict[Key, int]):
