@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -43,7 +43,8 @@ def create_app(services: Services | None = None) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    api = APIRouter(prefix=API)
+    checked = [Depends(known_query)]
+    # Not through a router for all of them: each level of routers looks for the route again.
     for router in (
         crud(BRIDGE),
         fdb.router,
@@ -60,9 +61,7 @@ def create_app(services: Services | None = None) -> FastAPI:
         system.router,
         system.history,
     ):
-        api.include_router(router)
-    checked = [Depends(known_query)]
-    app.include_router(api, dependencies=checked)
+        app.include_router(router, prefix=API, dependencies=checked)
     app.include_router(metrics.router, dependencies=checked)
     app.add_api_route(
         f"{API}/openapi.json",
