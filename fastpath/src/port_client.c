@@ -69,8 +69,9 @@ struct client_port {
 	_Atomic uint32_t hdr_len; /* of the program's frames: 0, 10, 12 */
 };
 
-static const char *const client_options[] = {"tx_rings", "rx_rings", "outbox_bytes", "inbox_bytes",
-					     NULL};
+/* name: netmap's, "vale0:p1", of a port that is called otherwise; for who binds programs to it. */
+static const char *const client_options[] = {"tx_rings",    "rx_rings", "outbox_bytes",
+					     "inbox_bytes", "name",	NULL};
 
 /* --- keeper -------------------------------------------------------------------------------------
  */

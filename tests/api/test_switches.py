@@ -194,15 +194,22 @@ def test_a_port_in_a_bridge_joins_bridge_and_switch(api: Api) -> None:
     assert (theirs.type, theirs.bridge, theirs.options["end"]) == ("pipe", "vale0", "slave")
     assert ours.options["name"] == theirs.options["name"] == "vale0:one"
     assert ours.options["block"] == theirs.options["block"] == "0"
-    # Out of the bridge: a place for a local program.
+    # Out of the bridge: a place for a netmap program.
     api("PATCH", "/ports/a", {"spec": {"bridge": None}})
     assert "port/vale0:one" not in api.forwarder.objects
     ours = wire_port(api, "a")
-    assert (ours.bridge, ours.options["end"]) == ("vale0", "slave")
+    assert (ours.type, ours.bridge) == ("client", "vale0")
+    assert ours.options == {"name": "vale0:one", "tx_rings": "1", "rx_rings": "1"}
     # The bridge goes, with it the port, with that the switch.
     api("PATCH", "/ports/a", {"spec": {"bridge": "br0"}})
     api("DELETE", "/bridges/br0", cascade="true")
     assert api.forwarder.objects == {}
+
+
+def test_a_program_finds_the_rings_that_its_port_has(api: Api) -> None:
+    api.port("a", None, backend=vale("vale0", "one") | {"queues": 4})
+    options = {"name": "vale0:one", "tx_rings": "4", "rx_rings": "4"}
+    assert wire_port(api, "a").options == options
 
 
 def test_a_static_entry_of_a_bridge_may_point_into_a_switch(api: Api) -> None:

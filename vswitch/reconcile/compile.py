@@ -7,7 +7,8 @@ names these dependants, so that a change compiles only what it can change.
 A `vale` port in a bridge is two ports of the forwarder with a pipe in between: one of its own name
 in the bridge, and one of the switch, named as netmap names it ("vale0:p1", which no user's port can
 be called). The second one has a key of its own, ``Key("join", port)``. Where the switch is the
-kernel's, the one port is a `netmap` port on it; in no bridge it is a local program's own affair.
+kernel's, the one port is a `netmap` port on it; in no bridge it is a local program's own affair. On
+a switch of ours a `vale` port in no bridge is a `client`: what netmap programs find under its name.
 """
 
 from __future__ import annotations
@@ -128,7 +129,9 @@ def _vale_device(configuration: Configuration, spec: PortSpec, backend: Vale) ->
         portspec = {"portspec": backend.full_name}
         return None if spec.bridge is None else ("netmap", portspec, spec.bridge)
     if spec.bridge is None:
-        return "pipe", _end(backend, "slave"), backend.switch
+        rings = str(backend.queues)
+        options = {"name": backend.full_name, "tx_rings": rings, "rx_rings": rings}
+        return "client", options, backend.switch
     return "pipe", _end(backend, "master"), spec.bridge
 
 

@@ -355,6 +355,9 @@ def _link(state: PortState | None, spec: PortSpec) -> _Facts:
     if state.lost:
         return ("False", "BACKEND_LOST", "The device is gone.", "")
     if not state.link_up:
+        if isinstance(spec.backend, Vale) and spec.for_programs:
+            hint = f"vswitch netmap-run -- PROGRAM -i {spec.backend.full_name}"
+            return ("False", "LINK_DOWN", "No netmap program has it open.", hint)
         if isinstance(spec.backend, Pipe | Vale):
             return ("False", "LINK_DOWN", "Nobody has the other end.", "")
         hint = f"ip link set {state.device} up" if state.device else ""
