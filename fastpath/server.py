@@ -26,13 +26,16 @@ from fastpath.protocol import (
     Apply,
     Begin,
     Chunk,
+    ClientRows,
     Commit,
     Decoder,
     Event,
+    EvictClient,
     FlushConnections,
     Flushed,
     FlushFdb,
     FromForwarder,
+    GetClients,
     GetConnections,
     GetFdb,
     GetRuleCounters,
@@ -303,6 +306,10 @@ class Server:
                 self._send(client, found)
             case FlushConnections(id, query):
                 self._send(client, Flushed(id, connections.flush(self._applier, query)))
+            case GetClients(id):
+                self._send(client, ClientRows(id, (), 0))
+            case EvictClient(id, number):
+                self._send(client, Refused(id, "NOT_FOUND", f"there is no client {number}"))
             case Ping(id):
                 self._send(client, Pong(id))
             case _:

@@ -61,6 +61,11 @@ def ids(answer: Any) -> list[int]:
     return [item["id"] for item in answer["items"]]
 
 
+def link(port: Any) -> tuple[str, str]:
+    (found,) = (item for item in port["status"]["conditions"] if item["type"] == "LinkUp")
+    return found["status"], found["message"]
+
+
 def test_a_client_as_it_is_shown(busy: Api) -> None:
     answer = busy("GET", "/clients")
     assert (ids(answer), answer["next_cursor"]) == ([3, 5, 8, 9, 12], None)
@@ -142,7 +147,9 @@ def _clients(api: Api) -> WireClients:
 
 def test_a_declared_port_says_who_has_it_open(busy: Api) -> None:
     backend = {"type": "vale", "switch": "vale0", "port": "x"}
-    assert busy.port("x", None, backend=backend)["status"]["clients"] == []
+    made = busy.port("x", None, backend=backend)
+    assert made["status"]["clients"] == []
+    assert link(made) == ("False", "No netmap program has it open.")
     busy.bridge("br0")
     busy.port("other")
     busy.forwarder.clients += [client(20, port="x"), client(21, port="x"), client(22, port="other")]
@@ -151,6 +158,7 @@ def test_a_declared_port_says_who_has_it_open(busy: Api) -> None:
         {"id": 20, "pid": 1020, "uid": 1000, "program": "pkt-gen"},
         {"id": 21, "pid": 1021, "uid": 1000, "program": "pkt-gen"},
     ]
+    assert link(busy("GET", "/ports/x")) == ("True", "")
     assert busy("GET", "/ports/other")["status"]["clients"] == []
 
 

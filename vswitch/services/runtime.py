@@ -172,6 +172,8 @@ class Runtime:
         if stored.key.kind == "port":
             known_state = state if known and outcome.ok else None
             facts["LinkUp"] = _link(known_state, stored.spec)
+            if known_state is not None and stored.spec.for_programs:
+                facts["LinkUp"] = _program(known_state, stored, view)
             facts["OffloadsSafe"] = _offloads(known_state)
             facts["PrivilegesOk"] = _privileges(outcome) if known else _UNKNOWN
             if (ifname := idle_host_rings(stored.spec, self._current())) is not None:
@@ -355,9 +357,6 @@ def _link(state: PortState | None, spec: PortSpec) -> _Facts:
     if state.lost:
         return ("False", "BACKEND_LOST", "The device is gone.", "")
     if not state.link_up:
-        if isinstance(spec.backend, Vale) and spec.for_programs:
-            hint = f"vswitch netmap-run -- PROGRAM -i {spec.backend.full_name}"
-            return ("False", "LINK_DOWN", "No netmap program has it open.", hint)
         if isinstance(spec.backend, Pipe | Vale):
             return ("False", "LINK_DOWN", "Nobody has the other end.", "")
         hint = f"ip link set {state.device} up" if state.device else ""
@@ -368,6 +367,13 @@ def _link(state: PortState | None, spec: PortSpec) -> _Facts:
             hint = f"{where} link set {peer.name} up"
         return ("False", "LINK_DOWN", "The device is down or has no carrier.", hint)
     return ("True", "LINK_UP", "", "")
+
+
+def _program(state: PortState, stored: Stored[PortSpec], view: View) -> _Facts:
+    """Its driver is there all the time; the other side is a program's."""
+    if view.clients.get(stored.key.name):
+        return _link(state, stored.spec)
+    return ("False", "LINK_DOWN", "No netmap program has it open.", "")
 
 
 def _offloads(state: PortState | None) -> _Facts:
