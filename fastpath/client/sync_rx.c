@@ -1,0 +1,202 @@
+/*
+ * rxsync: takes back the slots that the program released, and fills free ones from the inbox. A
+ * frame that is longer than a buffer goes on in the next slots (NS_MOREFRAG); the number of its
+ * slots is in the flags' high byte.
+ */
+#include "core.h"
+
+#include <sys/time.h>
+
+#include "sys.h"
+
+enum { PREFETCH_SLOTS = 8, VNET_USED = 10, VNET_BYTES = 12 };
+
+struct rx_work {
+	const struct region *region;
+	struct ring_view *view;
+	struct netmap_slot *slots;
+	struct lane_consumer in;
+	uint32_t at, space, hdr_len;
+	uint64_t invalid;
+};
+
+static inline uint32_t next_slot(const struct rx_work *work)
+{
+	return work->at + 1 == work->view->num_slots ? 0 : work->at + 1;
+}
+
+static inline void slot_fill(struct netmap_slot *slot, uint32_t buf_idx, uint32_t len,
+			     uint32_t flags)
+{
+	__atomic_store_n((uint64_t *)slot, buf_idx | (uint64_t)len << 32 | (uint64_t)flags << 48,
+			 __ATOMIC_RELAXED);
+}
+
+/* --- any frame: several slots, a virtio-net header in front --- */
+
+static uint32_t room_in(const struct rx_work *work, uint32_t at)
+{
+	return work->region->buffer_bytes - slot_offset(work->view->kring, &work->slots[at]);
+}
+
+/* How many slots from work->at on hold `bytes`; more than there are: they do not. */
+static uint32_t slots_for(const struct rx_work *work, uint32_t bytes)
+{
+	uint32_t at = work->at, n = 0;
+
+	while (n <= work->space) {
+		uint32_t room = room_in(work, at);
+
+		n++;
+		if (bytes <= room)
+			return n;
+		bytes -= room;
+		at = at + 1 == work->view->num_slots ? 0 : at + 1;
+	}
+	return n;
+}
+
+/* The frame, behind its header if there is one, over n slots. */
+static void spread(struct rx_work *work, const struct lane_frame *frame, uint32_t n)
+{
+	uint32_t left = frame->len, header = work->hdr_len;
+	const uint8_t *from = frame->data;
+	uint16_t txmon = frame->flags & LANE_TXMON ? NS_TXMON : 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct netmap_slot *slot = &work->slots[work->at];
+		uint32_t buf_idx = load_shared(&slot->buf_idx);
+		uint32_t room = room_in(work, work->at);
+		uint8_t *to =
+		    buffer_at(work->region, buf_idx) + slot_offset(work->view->kring, slot);
+		uint32_t bytes = left < room - header ? left : room - header;
+
+		if (header) {
+			uint8_t vnet[VNET_BYTES] = {0};
+
+			if (frame->vnet)
+				memcpy(vnet, frame->vnet, VNET_USED);
+			memcpy(to, vnet, header);
+		}
+		memcpy(to + header, from, bytes);
+		slot_fill(slot, buf_idx, bytes + header,
+			  n << 8 | (i + 1 < n ? NS_MOREFRAG : 0u) | txmon);
+		from += bytes;
+		left -= bytes;
+		header = 0;
+		work->at = next_slot(work);
+	}
+	work->space -= n;
+}
+
+/* False: there are not enough slots now. */
+static bool receive_any(struct rx_work *work, const struct lane_frame *frame)
+{
+	uint32_t n;
+
+	if (room_in(work, work->at) < work->hdr_len) {
+		work->invalid++;
+		return true;
+	}
+	n = slots_for(work, frame->len + work->hdr_len);
+	if (n > work->space) {
+		/* one that no ring of this size can ever hold must not stop those behind it */
+		if (work->space < work->view->num_slots - 1)
+			return false;
+		work->invalid++;
+		return true;
+	}
+	spread(work, frame, n);
+	return true;
+}
+
+/* --- the frames there are most of --- */
+
+static inline void prefetch(const struct rx_work *work)
+{
+	uint32_t ahead = work->at + PREFETCH_SLOTS;
+
+	if (ahead >= work->view->num_slots)
+		ahead -= work->view->num_slots;
+	__builtin_prefetch(buffer_at(work->region, load_shared(&work->slots[ahead].buf_idx)), 1);
+}
+
+static inline bool receive_plain(struct rx_work *work, const struct lane_frame *frame)
+{
+	struct netmap_slot *slot = &work->slots[work->at];
+	uint32_t buf_idx;
+
+	if (frame->len > work->region->buffer_bytes || frame->flags)
+		return false;
+	prefetch(work);
+	buf_idx = load_shared(&slot->buf_idx);
+	copy_short(buffer_at(work->region, buf_idx), frame->data, frame->len);
+	slot_fill(slot, buf_idx, frame->len, 1 << 8);
+	work->at = next_slot(work);
+	work->space--;
+	return true;
+}
+
+static void receive_all(struct rx_work *work)
+{
+	bool plain = !work->hdr_len && !work->view->kring->offset_mask;
+	struct lane_frame frame;
+
+	if (!work->space || !lane_ready(&work->in))
+		return;
+	while (work->space) {
+		uint64_t before = work->in.head;
+
+		if (!lane_next(&work->in, &frame))
+			break;
+		if (plain && receive_plain(work, &frame))
+			continue;
+		if (!receive_any(work, &frame)) {
+			work->in.head = before;
+			break;
+		}
+	}
+}
+
+struct sync_result rxsync(struct binding *binding, struct ring_view *view)
+{
+	struct kring *kring = view->kring;
+	struct netmap_ring *ring = view->ring;
+	struct sync_result result = {0};
+	struct ring_place place;
+	struct timeval now;
+	struct rx_work work;
+	bool died, ring_bell;
+
+	kring_lock(kring, &died);
+	place = ring_enter(&binding->region, view);
+	result.invalid = !place.valid;
+	kring->hwcur = place.head;
+	work = (struct rx_work){
+	    .region = &binding->region,
+	    .view = view,
+	    .slots = ring->slot,
+	    .in = kring->in,
+	    .at = kring->hwtail,
+	    .space = view->num_slots - 1 - ring_space(kring->hwcur, kring->hwtail, view->num_slots),
+	    .hdr_len = __atomic_load_n(&binding->adapter->hdr_len, __ATOMIC_RELAXED)};
+	work.in.lane = view->lane;
+	work.in.data = view->data;
+	work.in.bytes = view->lane_bytes;
+	receive_all(&work);
+	/* first what we have, then that the other side may write over it */
+	kring->hwtail = work.at;
+	kring->in = work.in;
+	__atomic_store_n(&ring->tail, work.at, __ATOMIC_RELEASE);
+	ring_bell = lane_release(&kring->in);
+	gettimeofday(&now, NULL);
+	ring->ts.tv_sec = now.tv_sec;
+	ring->ts.tv_usec = now.tv_usec;
+	result.found = place.cur != work.at;
+	view->stats->syncs++;
+	view->stats->invalid += work.invalid;
+	pthread_mutex_unlock(&kring->lock);
+	if (ring_bell)
+		client_bell_ring(view->bell);
+	return result;
+}

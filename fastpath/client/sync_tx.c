@@ -1,0 +1,264 @@
+/*
+ * txsync: slots between the last sync and head become records in the outbox. A slot is loaded once.
+ * What finds no room stays in the ring: the tail does not move over it, and the next sync goes on
+ * there.
+ *
+ * As in the module: a frame shorter than an Ethernet header, a slot longer than its buffer and a
+ * chain of more than NETMAP_MAX_FRAGS slots are dropped without a word; a chain that ends at head
+ * is what there is of it.
+ */
+#include "core.h"
+
+#include <string.h>
+
+#include "user.h"
+
+enum {
+	PUBLISH_FRAMES = 64,
+	PREFETCH_SLOTS = 8,
+	ETHER_BYTES = 14,
+	VNET_USED = 10 /* struct virtio_net_hdr without num_buffers */
+};
+
+struct fragment {
+	const uint8_t *data;
+	uint64_t user; /* NS_INDIRECT: the address instead */
+	uint32_t len;
+};
+
+struct tx_work {
+	const struct region *region;
+	struct ring_view *view;
+	struct netmap_slot *slots;
+	struct lane_producer out;
+	uint32_t at, head, hdr_len;
+	uint32_t unpublished;
+	bool ring_bell;
+	uint64_t invalid;
+};
+
+static void publish(struct tx_work *work)
+{
+	work->unpublished = 0;
+	work->ring_bell |= lane_publish(&work->out);
+}
+
+/* --- any frame: chains, indirect buffers, headers --- */
+
+static void fragment_of(struct tx_work *work, const struct netmap_slot *slot, struct fragment *f)
+{
+	const struct region *region = work->region;
+	struct netmap_slot now = slot_load(slot);
+	uint32_t offset = slot_offset(work->view->kring, slot);
+
+	*f = (struct fragment){.len = now.len};
+	if (now.flags & NS_INDIRECT) {
+		f->user = load_shared(&slot->ptr);
+		offset = 0;
+	} else {
+		f->data = buffer_at(region, now.buf_idx) + offset;
+	}
+	if (now.len > region->buffer_bytes - offset || (now.flags & NS_INDIRECT && !f->user)) {
+		work->invalid++;
+		f->data = buffer_at(region, 0);
+		f->user = 0;
+		f->len = 0;
+	}
+	work->invalid += !(now.flags & NS_INDIRECT) && now.buf_idx >= region->buffers;
+}
+
+/* The slots of the frame at work->at: how many there are, and those that fit in *n fragments. */
+static uint32_t chain_of(struct tx_work *work, struct fragment list[NETMAP_MAX_FRAGS], uint32_t *n,
+			 uint16_t *flags)
+{
+	uint32_t at = work->at, slots = 0;
+
+	*n = 0;
+	*flags = load_shared(&work->slots[at].flags);
+	for (;;) {
+		uint16_t now = load_shared(&work->slots[at].flags);
+
+		if (slots < NETMAP_MAX_FRAGS)
+			fragment_of(work, &work->slots[at], &list[(*n)++]);
+		slots++;
+		at = at + 1 == work->view->num_slots ? 0 : at + 1;
+		if (!(now & NS_MOREFRAG) || at == work->head)
+			return slots;
+	}
+}
+
+static bool fragment_read(uint8_t *to, const struct fragment *f, uint32_t from, uint32_t bytes)
+{
+	if (f->user)
+		return user_read(to, f->user + from, bytes) == 0;
+	memcpy(to, f->data + from, bytes);
+	return true;
+}
+
+/* Takes the virtio-net header off the first fragment, as far as anybody needs it. False: bad. */
+static bool header_take(const struct tx_work *work, struct fragment *list, uint32_t n,
+			uint8_t vnet[LANE_VNET_BYTES], uint32_t *vnet_bytes)
+{
+	uint8_t header[VNET_USED];
+
+	*vnet_bytes = 0;
+	if (work->hdr_len > list[0].len || (work->hdr_len == list[0].len && n == 1))
+		return false;
+	if (!fragment_read(header, &list[0], 0, sizeof(header)))
+		return false;
+	if (list[0].user)
+		list[0].user += work->hdr_len;
+	else
+		list[0].data += work->hdr_len;
+	list[0].len -= work->hdr_len;
+	if (header[0] || header[1]) { /* a checksum to fill in, or a segmentation */
+		memset(vnet, 0, LANE_VNET_BYTES);
+		memcpy(vnet, header, sizeof(header));
+		*vnet_bytes = LANE_VNET_BYTES;
+	}
+	return true;
+}
+
+/* 1: in the outbox; 0: dropped; -1: no room. */
+static int frame_put(struct tx_work *work, struct fragment *list, uint32_t n, uint16_t flags)
+{
+	uint8_t vnet[LANE_VNET_BYTES], *to;
+	uint32_t vnet_bytes = 0, total = 0, first = 0;
+
+	if (work->hdr_len && !header_take(work, list, n, vnet, &vnet_bytes))
+		return 0;
+	if (!list[0].len && n > 1)
+		first = 1; /* all of the first slot was the header */
+	for (uint32_t i = first; i < n; i++)
+		total += list[i].len;
+	if (list[first].len < ETHER_BYTES || total > LANE_FRAME_MAX)
+		return 0;
+	to = lane_reserve(&work->out, total + vnet_bytes);
+	if (!to) {
+		work->view->kring->pending = total + vnet_bytes;
+		return -1;
+	}
+	memcpy(to, vnet, vnet_bytes);
+	to += vnet_bytes;
+	for (uint32_t i = first; i < n; to += list[i++].len)
+		if (!fragment_read(to, &list[i], 0, list[i].len))
+			return 0;
+	lane_add(
+	    &work->out, total + vnet_bytes,
+	    (uint16_t)((vnet_bytes ? LANE_VNET : 0) | (flags & NS_NO_LEARN ? LANE_NO_LEARN : 0)));
+	return 1;
+}
+
+/* False: it has to wait for room. */
+static bool send_any(struct tx_work *work)
+{
+	struct fragment list[NETMAP_MAX_FRAGS];
+	uint64_t invalid = work->invalid;
+	uint32_t n, slots, next;
+	uint16_t flags;
+	int put = 0;
+
+	slots = chain_of(work, list, &n, &flags);
+	if (slots == n)
+		put = frame_put(work, list, n, flags);
+	if (put < 0) {
+		work->invalid = invalid; /* it is looked at again */
+		return false;
+	}
+	next = work->at + slots;
+	for (uint32_t i = 0; i < slots; i++) {
+		struct netmap_slot *slot = &work->slots[(work->at + i) % work->view->num_slots];
+
+		if (load_shared(&slot->flags) & NS_BUF_CHANGED)
+			slot->flags &= (uint16_t)~NS_BUF_CHANGED;
+	}
+	work->at = next >= work->view->num_slots ? next - work->view->num_slots : next;
+	work->unpublished += put > 0;
+	return true;
+}
+
+/* --- the frames there are most of --- */
+
+static inline void prefetch(const struct tx_work *work)
+{
+	uint32_t ahead = work->at + PREFETCH_SLOTS;
+
+	if (ahead >= work->view->num_slots)
+		ahead -= work->view->num_slots;
+	__builtin_prefetch(buffer_at(work->region, load_shared(&work->slots[ahead].buf_idx)));
+}
+
+/* A frame in one buffer, without anything. False: it is something else, or there is no room. */
+static inline bool send_plain(struct tx_work *work, bool plain_ring)
+{
+	struct netmap_slot *slot = &work->slots[work->at];
+	struct netmap_slot now = slot_load(slot);
+	uint8_t *to;
+
+	if (!plain_ring || (now.flags & (NS_MOREFRAG | NS_INDIRECT)) || now.len < ETHER_BYTES ||
+	    now.len > work->region->buffer_bytes || now.buf_idx >= work->region->buffers)
+		return false;
+	prefetch(work);
+	to = lane_reserve(&work->out, now.len);
+	if (!to)
+		return false;
+	copy_short(to, buffer_at(work->region, now.buf_idx), now.len);
+	lane_add(&work->out, now.len, now.flags & NS_NO_LEARN ? LANE_NO_LEARN : 0);
+	if (now.flags & NS_BUF_CHANGED)
+		slot->flags = now.flags & (uint16_t)~NS_BUF_CHANGED;
+	work->at = work->at + 1 == work->view->num_slots ? 0 : work->at + 1;
+	work->unpublished++;
+	return true;
+}
+
+static void send_all(struct tx_work *work)
+{
+	bool plain = !work->hdr_len && !work->view->kring->offset_mask;
+
+	work->view->kring->pending = 0;
+	while (work->at != work->head) {
+		if (!send_plain(work, plain) && !send_any(work))
+			break;
+		if (work->unpublished >= PUBLISH_FRAMES)
+			publish(work);
+	}
+	publish(work);
+}
+
+struct sync_result txsync(struct binding *binding, struct ring_view *view)
+{
+	struct kring *kring = view->kring;
+	struct sync_result result = {0};
+	struct ring_place place;
+	struct tx_work work;
+	bool died;
+
+	kring_lock(kring, &died);
+	if (died)
+		lane_producer_open(&kring->out, view->lane, view->data, view->lane_bytes);
+	place = ring_enter(&binding->region, view);
+	result.invalid = !place.valid;
+	work = (struct tx_work){.region = &binding->region,
+				.view = view,
+				.slots = view->ring->slot,
+				.out = kring->out,
+				.at = kring->hwcur,
+				.head = place.head,
+				.hdr_len =
+				    __atomic_load_n(&binding->adapter->hdr_len, __ATOMIC_RELAXED)};
+	work.out.lane = view->lane;
+	work.out.data = view->data;
+	work.out.bytes = view->lane_bytes;
+	send_all(&work);
+	kring->out = work.out;
+	kring->hwcur = work.at;
+	kring->hwtail = work.at ? work.at - 1 : view->num_slots - 1;
+	__atomic_store_n(&view->ring->tail, kring->hwtail, __ATOMIC_RELEASE);
+	result.found = place.cur != kring->hwtail;
+	view->stats->syncs++;
+	view->stats->invalid += work.invalid;
+	pthread_mutex_unlock(&kring->lock);
+	if (work.ring_bell)
+		client_bell_ring(view->bell);
+	return result;
+}
