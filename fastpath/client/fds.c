@@ -9,49 +9,49 @@
 
 #include "real.h"
 
-/* A byte an fd, in pages that come when they are needed. Beyond FDS_MAX an fd has no marks. */
-enum { PAGE_FDS = 4096, PAGES = 256, FDS_MAX = PAGE_FDS * PAGES };
-enum { HIDDEN = 1, STRANGE = 2 };
+/* A word an fd, in pages that come when they are needed. Beyond FDS_MAX an fd has no marks. */
+enum { PAGE_FDS = 4096, PAGE_BYTES = PAGE_FDS * 4, PAGES = 256, FDS_MAX = PAGE_FDS * PAGES };
+enum { HIDDEN = 1, STRANGE = 2, AGE = 4 /* and the bits above */ };
 /* Where hidden fds begin, at best: loops over small numbers end before. */
 enum { HIDE_FROM = 512, HIDE_ROOM = 4096 };
 
-static _Atomic(_Atomic uint8_t *) pages[PAGES];
+static _Atomic(_Atomic uint32_t *) pages[PAGES];
 static atomic_int hidden_end; /* above every hidden fd there ever was */
 
-static _Atomic uint8_t *mark_of(int fd, bool make)
+static _Atomic uint32_t *mark_of(int fd, bool make)
 {
 	if (fd < 0 || fd >= FDS_MAX)
 		return NULL;
 	unsigned number = (unsigned)fd / PAGE_FDS;
-	_Atomic uint8_t *page = atomic_load(&pages[number]);
+	_Atomic uint32_t *page = atomic_load(&pages[number]);
 	if (!page && make) {
-		void *fresh = vsn_real.mmap(NULL, PAGE_FDS, PROT_READ | PROT_WRITE,
+		void *fresh = vsn_real.mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE,
 					    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (fresh == MAP_FAILED)
 			return NULL;
 		if (atomic_compare_exchange_strong(&pages[number], &page, fresh))
 			page = fresh;
 		else
-			munmap(fresh, PAGE_FDS);
+			munmap(fresh, PAGE_BYTES);
 	}
 	return page ? &page[fd % PAGE_FDS] : NULL;
 }
 
-static bool marked(int fd, uint8_t bit)
+static bool marked(int fd, uint32_t bit)
 {
-	_Atomic uint8_t *mark = mark_of(fd, false);
+	_Atomic uint32_t *mark = mark_of(fd, false);
 	return mark && (atomic_load_explicit(mark, memory_order_relaxed) & bit);
 }
 
-static bool set_mark(int fd, uint8_t bit, bool on)
+static bool set_mark(int fd, uint32_t bit, bool on)
 {
-	_Atomic uint8_t *mark = mark_of(fd, on);
+	_Atomic uint32_t *mark = mark_of(fd, on);
 	if (!mark)
 		return !on;
 	if (on)
 		atomic_fetch_or(mark, bit);
 	else
-		atomic_fetch_and(mark, (uint8_t)~bit);
+		atomic_fetch_and(mark, ~bit);
 	return true;
 }
 
@@ -117,4 +117,17 @@ void vsn_strange_set(int fd, bool strange)
 bool vsn_strange(int fd)
 {
 	return marked(fd, STRANGE);
+}
+
+unsigned vsn_age(int fd)
+{
+	_Atomic uint32_t *mark = mark_of(fd, false);
+	return mark ? atomic_load(mark) / AGE : 0;
+}
+
+void vsn_ages(int fd)
+{
+	_Atomic uint32_t *mark = mark_of(fd, true);
+	if (mark)
+		atomic_fetch_add(mark, AGE);
 }

@@ -28,3 +28,7 @@ int vsn_hidden_from(int first);
  * about (vsn_find with adopt) when it is used. */
 void vsn_strange_set(int fd, bool strange);
 bool vsn_strange(int fd);
+
+/* What names a thing by its fd's number notes the age, too: another age is another thing. */
+unsigned vsn_age(int fd);
+void vsn_ages(int fd); /* it is about to be closed */

@@ -28,6 +28,16 @@ static int raw_open(const char *path, int flags, ...)
 	return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 
+static int raw_open_2(const char *path, int flags)
+{
+	return raw_open(path, flags, 0);
+}
+
+static int raw_openat_2(int dir, const char *path, int flags)
+{
+	return raw_openat(dir, path, flags, 0);
+}
+
 static int raw_close(int fd)
 {
 	return (int)syscall(SYS_close, fd);
@@ -155,6 +165,8 @@ static int raw_epoll_pwait2(int epoll, struct epoll_event *events, int count,
 struct vsn_real vsn_real = {
     .open = raw_open,
     .openat = raw_openat,
+    .open_2 = raw_open_2,
+    .openat_2 = raw_openat_2,
     .close = raw_close,
     .close_range = raw_close_range,
     .dup = raw_dup,
@@ -180,17 +192,21 @@ struct vsn_real vsn_real = {
  * Into variables first: dlsym may call what we stand before, and then a table that is half the one
  * and half the other is still whole. A C library without one of them leaves the system call.
  */
-#define NEXT(name)                                                                                 \
+#define NEXT(name) NEXT_AS(name, name)
+#define NEXT_AS(field, name)                                                                       \
 	do {                                                                                       \
 		void *next = dlsym(RTLD_NEXT, #name);                                              \
 		if (next)                                                                          \
-			__atomic_store_n((void **)(void *)&vsn_real.name, next, __ATOMIC_RELEASE); \
+			__atomic_store_n((void **)(void *)&vsn_real.field, next,                   \
+					 __ATOMIC_RELEASE);                                        \
 	} while (0)
 
 __attribute__((constructor(101))) static void find_real(void)
 {
 	NEXT(open);
 	NEXT(openat);
+	NEXT_AS(open_2, __open_2);
+	NEXT_AS(openat_2, __openat_2);
 	NEXT(close);
 	NEXT(close_range);
 	NEXT(dup);

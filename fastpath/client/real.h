@@ -23,6 +23,8 @@
 struct vsn_real {
 	int (*open)(const char *path, int flags, ...);
 	int (*openat)(int dir, const char *path, int flags, ...);
+	int (*open_2)(const char *path, int flags);
+	int (*openat_2)(int dir, const char *path, int flags);
 	int (*close)(int fd);
 	int (*close_range)(unsigned first, unsigned last, int flags);
 	int (*dup)(int fd);
