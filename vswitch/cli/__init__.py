@@ -18,6 +18,7 @@ from vswitch.cli import (
     connections,
     fdb,
     groups,
+    netmap_run,
     policers,
     ports,
     rulesets,
@@ -52,6 +53,11 @@ app.add_typer(system.app, name="system", help="Is it ready, what can it do, what
 app.command(name="top")(top.top)
 app.command(name="trace")(traces.trace)
 app.command(name="serve")(serve.serve)
+# What follows the program is the program's, also if it looks like an option of ours.
+app.command(
+    name="netmap-run",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)(netmap_run.netmap_run)
 
 
 def main(args: Sequence[str] | None = None) -> None:
