@@ -7,6 +7,8 @@ end of a run says which of the founding semantics were shown (tests/support/sema
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +20,17 @@ settings.register_profile(
     "vswitch", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("vswitch")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A directory that the fast path's own users can enter, which pytest's are not."""
+    top = Path(tempfile.gettempdir())
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent == top or not parent.is_relative_to(top):
+            break
+        parent.chmod(0o755)
+    return tmp_path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

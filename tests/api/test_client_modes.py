@@ -138,6 +138,23 @@ def test_the_other_side_of_a_joint_is_no_matter_of_the_switch(direct: Api) -> No
     assert direct("GET", "/bridges/vale0")["spec"]["clients"]["mode"] == "direct"
 
 
+@pytest.mark.usefixtures("home")
+def test_preflight_names_a_directory_that_keeps_programs_out(api: Api) -> None:
+    def found() -> list[Any]:
+        findings = api("GET", "/system/preflight")["findings"]
+        return [item for item in findings if item["code"] == "CLIENTS_SHUT_OUT"]
+
+    api.bridge("vale0")
+    run = api.settings.run_dir
+    run.chmod(0o700)
+    assert found() == []
+    api.bridge("vale0", clients={"gids": [7]})
+    (finding,) = found()
+    assert (finding["object"], finding["fix"]) == ("bridges/vale0", f"chmod o+x {run}")
+    run.chmod(0o701)
+    assert found() == []
+
+
 def test_rings_are_a_programs(api: Api) -> None:
     backend = {**HERE, "queues": 4}
     api.port("p", None, backend=backend)

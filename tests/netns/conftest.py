@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,17 +9,6 @@ import pytest
 
 from tests.support.fastpath import FastPath
 from tests.support.topology import Topology
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """A directory that the fast path's own users can enter, which pytest's are not."""
-    top = Path(tempfile.gettempdir())
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent == top or not parent.is_relative_to(top):
-            break
-        parent.chmod(0o755)
-    return tmp_path
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,28 @@ def findings(configuration: Configuration, view: View, run_dir: Path) -> list[Fi
         found += [word for word in _forwarders_word(name, spec, view) if word.code not in known]
         found += _tunnel(name, configuration, view)
     found += _lone_ends(configuration)
+    found += _closed_to_programs(configuration, run_dir)
     return found
+
+
+def _closed_to_programs(configuration: Configuration, run_dir: Path) -> Iterator[Finding]:
+    """Bridges that let other users' programs in, behind a directory that does not."""
+    closed = next(
+        (path for path in (run_dir, *run_dir.parents) if not path.stat().st_mode & stat.S_IXOTH),
+        None,
+    )
+    if closed is None:
+        return
+    for name, stored in sorted(configuration.bridges.items()):
+        if stored.spec.clients.uids or stored.spec.clients.gids:
+            yield Finding(
+                "CLIENTS_SHUT_OUT",
+                "warning",
+                f"bridges/{name}",
+                f"{closed} is closed to others: only those whom it lets pass reach "
+                f"{run_dir}/netmap.sock, whatever `clients` says.",
+                f"chmod o+x {closed}",
+            )
 
 
 def _lone_ends(configuration: Configuration) -> Iterator[Finding]:
