@@ -71,7 +71,8 @@ SYSTEM_HEADERS_OF_PURE = {
     "stdlib.h",
     "string.h",
 }
-# The forwarding database seeds its hash; the flow cache asks for huge pages and looks at four tags at once.
+# The forwarding database seeds its hash; the flow cache asks for huge pages and looks at four tags
+# at once.
 SYSTEM_HEADERS_BESIDES = {
     "fdb": {"sys/random.h"},
     "flow_cache": {"sys/mman.h", "emmintrin.h"},
