@@ -259,7 +259,10 @@ class GetStats(msgspec.Struct, frozen=True, tag_field="t", tag="get_stats"):
 
 
 class GetStatus(msgspec.Struct, frozen=True, tag_field="t", tag="get_status"):
+    """``rules_only``: nothing of ports and bridges, whose counters and devices take their time."""
+
     id: int
+    rules_only: bool = False
 
 
 class GetFdb(msgspec.Struct, frozen=True, tag_field="t", tag="get_fdb"):

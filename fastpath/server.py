@@ -286,8 +286,8 @@ class Server:
                 self._commit(client, message)
             case GetStats(id):
                 self._send(client, report.stats(self._applier, id))
-            case GetStatus(id):
-                self._send(client, self._status(id))
+            case GetStatus(id, rules_only):
+                self._send(client, self._status(id, rules_only))
             case GetFdb(id, bridge, cursor, limit):
                 self._send(client, report.fdb(self._applier, id, bridge, cursor, limit))
             case FlushFdb(id, bridge, port, vid):
@@ -315,20 +315,21 @@ class Server:
             case _:
                 raise ProtocolError("hello comes only once")
 
-    def _status(self, id: int) -> Status:
+    def _status(self, id: int, rules_only: bool) -> Status:
+        applier = self._applier
         return Status(
             id=id,
-            applied_revision=self._applier.revision,
-            config_hash=self._applier.hash,
-            generation=self._applier.generation,
+            applied_revision=applier.revision,
+            config_hash=applier.hash,
+            generation=applier.generation,
             keeper_connected=self._facts.keeper_connected,
             restarts=self._identity.restarts,
-            ports=report.port_states(self._applier, self._facts.links),
-            bridges=report.bridge_states(self._applier),
-            statics=self._applier.outcomes.failed("static/", FAILURES_MAX),
-            vale=self._facts.vale,
-            rulesets=rule_report.set_states(self._applier),
-            policers=rule_report.policer_states(self._applier),
+            ports=() if rules_only else report.port_states(applier, self._facts.links),
+            bridges=() if rules_only else report.bridge_states(applier),
+            statics={} if rules_only else applier.outcomes.failed("static/", FAILURES_MAX),
+            vale={} if rules_only else self._facts.vale,
+            rulesets=rule_report.set_states(applier),
+            policers=rule_report.policer_states(applier),
         )
 
     def _chunk(self, client: Client, chunk: Chunk) -> None:

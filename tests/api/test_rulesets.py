@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -89,6 +90,26 @@ def test_one_rule_is_one_object_and_a_generation_of_its_set(api: Api) -> None:
     api("GET", "/rulesets/fw/rules/1", expect=404)
     assert "rule/fw/1" not in api.forwarder.objects
     assert api("GET", "/rulesets/fw")["generation"] == 4
+
+
+def test_while_rules_change_the_rest_is_seen_as_it_is(api: Api) -> None:
+    """Rules are asked about for each change, ports once a second and when there is news."""
+    api.bridge()
+    api.port("p1")
+    api("PUT", "/rulesets/fw", {"spec": {}})
+
+    def link_behind_a_change(number: int) -> str:
+        rule = {"spec": {"priority": number, "action": {"type": "drop"}}}
+        assert api("PUT", "/rulesets/fw/rules/r", rule)["status"]["observed_generation"] == number
+        found = {c["type"]: c["status"] for c in api("GET", "/ports/p1")["status"]["conditions"]}
+        return str(found["LinkUp"])
+
+    numbers = itertools.count(1)
+    assert {link_behind_a_change(next(numbers)) for _ in range(20)} == {"True"}
+    assert any(api.forwarder.rules_only)
+    api.forwarder.states["p1"] = {"link_up": False}
+    api.forwarder.tell("port/p1")
+    wait_until(lambda: link_behind_a_change(next(numbers)) == "False", 10, "the link is down")
 
 
 def test_a_set_is_replaced_as_a_whole(api: Api) -> None:

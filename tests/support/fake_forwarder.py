@@ -103,6 +103,7 @@ class FakeForwarder:
         self.connections: list[Connection] = []
         self.clients: list[ClientRow] = []
         self.applies: list[Apply] = []
+        self.rules_only: list[bool] = []  # of each question for the status
         self.traced: list[Trace] = []
         self.findings: dict[int, tuple[tuple[Finding, ...], int]] = {}
         """By cursor: a portion of an analysis, and the next cursor."""
@@ -241,8 +242,12 @@ class FakeForwarder:
                 )
             case Apply():
                 return self._apply(message)
-            case GetStatus(number):
-                return self._status(number)
+            case GetStatus(number, rules_only):
+                self.rules_only.append(rules_only)
+                status = self._status(number)
+                if rules_only:
+                    status = msgspec.structs.replace(status, ports=(), bridges=(), statics={})
+                return status
             case GetStats(number):
                 return self._stats(number)
             case GetFdb(number, bridge, cursor, limit):

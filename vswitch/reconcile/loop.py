@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec import structs
+
 from fastpath import protocol
 from fastpath.protocol import (
     Ack,
@@ -44,6 +46,7 @@ from vswitch.view import ForwarderError, View
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
+RULE_KINDS = frozenset({"group", "policer", "ruleset", "rule"})
 PENDING_POLL_S = 0.1
 REQUEST_S = 2.0
 RECONNECT_S = 1.0
@@ -151,6 +154,8 @@ class Loop:
         self._client: Client | None = None
         self._lost_at = -RECONNECT_S
         self._mirror: Mirror | None = None
+        self._news = False  # of something else than rules
+        self._polled_at = 0.0
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
 
     # --- any thread -----------------------------------------------------------------------------
@@ -261,7 +266,7 @@ class Loop:
             return
         log.info("forwarder: %s %s: %s", event.kind, event.object, event.message)
         with self._condition:
-            self._wake = True
+            self._wake = self._news = True
             self._condition.notify_all()
 
     # --- the loop's thread ----------------------------------------------------------------------
@@ -354,7 +359,7 @@ class Loop:
         mirror.take(delta, wanted)
         if delta.upserts or delta.deletes:
             self._send(client, mirror, delta, base)
-        self._adopt()
+        self._adopt(rules_only=all(key.kind in RULE_KINDS for key in touched))
         return True
 
     def _send(self, client: Client, mirror: Mirror, delta: Delta, base: bytes) -> None:
@@ -378,15 +383,20 @@ class Loop:
         if ack.hash != expected:
             raise ClientError("the forwarder applied something else than it was sent")
 
-    def _adopt(self, welcome_of: Client | None = None) -> None:
-        """The mirror is in force. Published with a status taken after it."""
+    def _adopt(self, welcome_of: Client | None = None, *, rules_only: bool = False) -> None:
+        """The mirror is in force. Published with a status taken after it, which is of rules only
+        where nothing else was changed and what else there is was asked a moment ago."""
         mirror, client = self._mirror, self._client
         if mirror is None or client is None:
             return
         view = replace(self._view, applied=mirror.configuration)
         if welcome_of is not None:
             view = replace(view, welcome=welcome_of.welcome)
-        self._publish(self._with_status(client, view))
+        asked_lately = not self._news and time.monotonic() < self._polled_at + POLL_S
+        if rules_only and asked_lately and not view.pending:
+            self._publish(self._with_rules(client, view))
+        else:
+            self._publish(self._with_status(client, view))
 
     def _poll(self) -> None:
         client = self._client
@@ -394,21 +404,43 @@ class Loop:
             self._publish(self._with_status(client, self._view))
 
     def _with_status(self, client: Client, view: View) -> View:
-        status = client.request(protocol.GetStatus, Status, REQUEST_S)
-        if self._mirror is not None and status.config_hash != self._mirror.hash:
-            raise ClientError("the forwarder has another configuration than it was given")
+        self._polled_at, self._news = time.monotonic(), False
+        status = self._status(client, rules_only=False)
+        view = _with_rules_of(status, view)
         return replace(
             view,
-            connected=True,
-            why="",
-            seen_at=time.monotonic(),
             status=status,
             ports={state.name: state for state in status.ports},
             bridges={state.name: state for state in status.bridges},
-            rulesets={state.name: state for state in status.rulesets},
-            policers={state.name: state for state in status.policers},
             clients=_declared(client, view),
         )
+
+    def _with_rules(self, client: Client, view: View) -> View:
+        """The rest is as it was seen last."""
+        new, old = self._status(client, rules_only=True), view.status
+        if old is not None:
+            new = structs.replace(
+                new, ports=old.ports, bridges=old.bridges, statics=old.statics, vale=old.vale
+            )
+        return replace(_with_rules_of(new, view), status=new)
+
+    def _status(self, client: Client, *, rules_only: bool) -> Status:
+        ask = partial(protocol.GetStatus, rules_only=rules_only)
+        status = client.request(ask, Status, REQUEST_S)
+        if self._mirror is not None and status.config_hash != self._mirror.hash:
+            raise ClientError("the forwarder has another configuration than it was given")
+        return status
+
+
+def _with_rules_of(status: Status, view: View) -> View:
+    return replace(
+        view,
+        connected=True,
+        why="",
+        seen_at=time.monotonic(),
+        rulesets={state.name: state for state in status.rulesets},
+        policers={state.name: state for state in status.policers},
+    )
 
 
 def _declared(client: Client, view: View) -> dict[str, tuple[ClientRow, ...]]:
