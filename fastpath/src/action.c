@@ -18,19 +18,8 @@ static uint64_t clock_ns(clockid_t clock)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* --- counters and log --------------------------------------------------------------------------
+/* --- log -------------------------------------------------------------------------------------
  */
-
-static void count(struct rules_work *work, uint32_t slot, uint32_t bytes)
-{
-	struct rule_counter *row = &work->counters[slot];
-
-	counter_add(&row->frames, 1);
-	counter_add(&row->bytes, bytes);
-	if (counter_read(&row->last_s) != work->now_s)
-		atomic_store_explicit((_Atomic uint64_t *)&row->last_s, work->now_s,
-				      memory_order_relaxed);
-}
 
 /* All stages of a frame are logged, or none: who reads the log can compare them. */
 static bool log_admits(struct rules_work *work, unsigned index)
@@ -219,7 +208,7 @@ bool action_do(struct rules_work *work, struct action_frame *at, const struct cl
 {
 	const struct rule_action *action = &rule->action;
 
-	count(work, rule->slot, at->frame->frame_len);
+	rule_count(&work->counters[rule->slot], work->now_s, at->frame->frame_len);
 	if (__builtin_expect(action->log || action->type == RULE_LOG, 0))
 		log_frame(work, at, rule);
 	switch (action->type) {

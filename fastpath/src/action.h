@@ -18,6 +18,20 @@ struct action_frame {
 	struct rule_action set;	    /* what `set` rules want together: set_fields, and values */
 };
 
+static inline void rule_count(struct rule_counter *row, uint64_t now_s, uint32_t bytes)
+{
+	counter_add(&row->frames, 1);
+	counter_add(&row->bytes, bytes);
+	atomic_store_explicit((_Atomic uint64_t *)&row->last_s, now_s, memory_order_relaxed);
+}
+
+/* A rule that does nothing but what rule_count does, and decides or goes on. */
+static inline bool action_counts_only(const struct rule_action *action)
+{
+	return !action->log && (action->type == RULE_ALLOW || action->type == RULE_DROP ||
+				action->type == RULE_JUMP);
+}
+
 /* Does what a rule that is met says, but for set and redirect, which are left in `at`. False: a
  * policer's rate is exceeded. */
 bool action_do(struct rules_work *work, struct action_frame *at, const struct classify_rule *rule);

@@ -199,14 +199,12 @@ decide(struct forward *forward, struct frame *frame, const struct pending *pendi
 
 /* Between the passes: frames may end here, become others, or know already where they go. */
 __attribute__((noinline)) static void forward_rules(struct forward *forward, struct frame *batch,
-						    struct pending *pending, unsigned count,
+						    struct pending *pending, uint64_t accepted,
 						    bool filtering, bool learning)
 {
 	struct rules_work *rules = forward->rules;
-	uint64_t accepted = 0, edited, on;
+	uint64_t edited, on;
 
-	for (unsigned i = 0; i < count; i++)
-		accepted |= (uint64_t) !!pending[i].dst_key << i;
 	on = rules_ingress(rules, rules->tables->ingress[forward->in_port], batch, accepted,
 			   &edited);
 	for (uint64_t left = accepted & ~on; left; left &= left - 1)
@@ -248,15 +246,18 @@ __attribute__((always_inline)) static inline void forward_all(struct forward *fo
 	struct pending pending[FRAME_BATCH];
 	const uint64_t *reach = forward->in->reach;
 	struct bridge_lists lists = *forward->lists;
-	uint64_t redirected = 0;
+	uint64_t redirected = 0, refused = 0;
 
 	for (unsigned i = 0; i < count; i++) {
 		if (__builtin_expect(!accept(forward, &batch[i], &pending[i], filtering, learning),
-				     0))
+				     0)) {
 			pending[i].dst_key = 0;
+			refused |= (uint64_t)1 << i;
+		}
 	}
 	if (__builtin_expect(forward->rules != NULL, 0)) {
-		forward_rules(forward, batch, pending, count, filtering, learning);
+		forward_rules(forward, batch, pending, bits_below(count) & ~refused, filtering,
+			      learning);
 		redirected = forward->rules->redirected;
 	}
 	/* a loop of its own: its multiplications overlap, and need all the registers */

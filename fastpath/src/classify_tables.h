@@ -18,7 +18,6 @@
 #include "classify.h"
 
 enum {
-	FLOW_WORDS = sizeof(struct flow_key) / sizeof(uint64_t),
 	GROUP_TABLES = 8,  /* probed together: a vector register of 64-bit lanes */
 	FILTER_WORDS = 4,  /* of a shard */
 	SHARD_ENTRIES = 12 /* a table with more on the average gets twice the shards */

@@ -24,7 +24,8 @@ struct classify_rule;
 enum {
 	FLOW_CACHE_ENTRIES = 131072, /* of a worker with rules; 100,000 flows fit */
 	FLOW_CACHE_WAYS = 8,	     /* entries of a set */
-	FLOW_PATH_MAX = 6	     /* rules met on a way through a stage that can be kept */
+	FLOW_PATH_MAX = 5,	     /* rules met on a way through a stage that can be kept */
+	FLOW_PATH_COUNTED = 2	     /* of a way whose rules need not be looked at again */
 };
 
 /* The way of a frame through a stage: rules met in order; the last one decided, or `set` did. */
@@ -32,9 +33,13 @@ struct flow_path {
 	uint8_t count;	     /* of rules; longer ways are not kept */
 	uint8_t verdict;     /* enum rules_verdict, rules.h */
 	uint16_t default_of; /* the set whose default decided; RULE_NONE: a rule did */
-	uint32_t stage;	     /* the cache's: of which stage it is */
+	uint32_t used;	     /* the cache's: when it last did something */
 	const struct classify_rule *rules[FLOW_PATH_MAX];
+	/* of the rules, where they are that few and do nothing with a frame that goes on or is
+	   dropped but to count it; else FLOW_PATH_ACTS in the first */
+	uint32_t slots[FLOW_PATH_COUNTED];
 };
+static const uint32_t FLOW_PATH_ACTS = UINT32_MAX;
 
 struct flow_cache; /* of a fixed size; memory comes with the flows */
 
@@ -45,9 +50,8 @@ void flow_cache_destroy(struct flow_cache *cache);
 /* masked: key & needs, field by field. Returns the hash to give to the others. */
 uint64_t flow_cache_prefetch(const struct flow_cache *cache, uint32_t stage,
 			     const struct flow_key *masked);
-/* For speed only, between prefetch and find: what find reads, then what the rules' actions do. */
-void flow_cache_prefetch_entry(const struct flow_cache *cache, uint64_t hash);
-void flow_cache_prefetch_rule(const struct flow_cache *cache, uint64_t hash);
+/* For speed only, between prefetch and find: what find reads. */
+void flow_cache_prefetch_entry(struct flow_cache *cache, uint64_t hash);
 /* NULL: not there. Valid until the next insert. */
 const struct flow_path *flow_cache_find(struct flow_cache *cache, uint64_t hash,
 					uint64_t generation, uint32_t stage,

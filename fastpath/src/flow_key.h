@@ -56,3 +56,5 @@ struct flow_key {
 };
 /* cffi: end */
 static_assert(sizeof(struct flow_key) == 64, "one cache line, no holes");
+
+enum { FLOW_WORDS = sizeof(struct flow_key) / sizeof(uint64_t) };

@@ -1,17 +1,13 @@
 /* Runs on: workers. */
 #include "parse.h"
 
-enum { ETHERTYPE_IPV4 = 0x0800, ETHERTYPE_ARP = 0x0806, ETHERTYPE_IPV6 = 0x86dd };
+#include "parse_plain.h"
 
 enum {
 	PROTO_HOPOPTS = 0,
-	PROTO_ICMP = 1,
-	PROTO_TCP = 6,
-	PROTO_UDP = 17,
 	PROTO_ROUTING = 43,
 	PROTO_FRAGMENT = 44,
 	PROTO_AH = 51,
-	PROTO_ICMPV6 = 58,
 	PROTO_DSTOPTS = 60,
 	PROTO_MOBILITY = 135,
 	PROTO_HIP = 139,
@@ -357,54 +353,15 @@ void parse_flow_at(const struct frame *frame, struct flow_key *key, struct curso
 		key->layers |= FLOW_BAD;
 }
 
-/*
- * Most frames: untagged, whole IPv4 packets without options, of TCP or UDP, their headers in one
- * piece. What the long way says of them in a quarter of the time; false: it has to be asked.
- */
-static bool parse_plain(const struct frame *frame, struct flow_key *key)
-{
-	const uint8_t *at = frame->data;
-	uint32_t bytes, least;
-	uint8_t proto;
-
-	if (frame->len < FRAME_LEN_MIN + 40 || frame->offload.gso_type != FRAME_GSO_NONE ||
-	    load_be16(at + 12) != ETHERTYPE_IPV4 || at[14] != 0x45 || load_be16(at + 20) & 0x3fff)
-		return false;
-	bytes = load_be16(at + 16);
-	proto = at[23];
-	least = proto == PROTO_TCP ? 40 : 28;
-	if ((proto != PROTO_TCP && proto != PROTO_UDP) || bytes < least ||
-	    bytes > frame->frame_len - FRAME_LEN_MIN)
-		return false;
-	memset(key, 0, sizeof(*key));
-	if (proto == PROTO_TCP) {
-		if (at[46] >> 4 < 5)
-			return false;
-		key->tcp_flags = at[47];
-	}
-	memcpy(key->eth_dst, at, 6);
-	memcpy(key->eth_src, at + 6, 6);
-	key->eth_type = ETHERTYPE_IPV4;
-	key->vid = frame->vid;
-	key->in_port = frame->in_port;
-	key->ip_version = 4;
-	memcpy(key->ip_src + 12, at + 26, 4);
-	memcpy(key->ip_dst + 12, at + 30, 4);
-	key->ip_proto = proto;
-	key->ip_tos = at[15];
-	key->ip_ttl = at[22];
-	key->layers = FLOW_L3 | FLOW_IP | FLOW_L4 | FLOW_PORTS;
-	key->l4_src = load_be16(at + 34);
-	key->l4_dst = load_be16(at + 36);
-	return true;
-}
-
 void parse_flow(const struct frame *frame, struct flow_key *key)
 {
+	uint64_t words[FLOW_WORDS];
 	struct cursor cursor;
 	uint32_t fragment_id;
 
-	if (!parse_plain(frame, key))
+	if (parse_plain(frame, words))
+		memcpy(key, words, sizeof(*key));
+	else
 		parse_flow_at(frame, key, &cursor, &fragment_id);
 }
 

@@ -8,6 +8,7 @@
 #include "action.h"
 #include "bridge_decide.h"
 #include "parse.h"
+#include "rules_hits.h"
 #include "rules_work.h"
 
 /* --- the way through a stage ------------------------------------------------------------------
@@ -111,6 +112,19 @@ const struct classify_rule *rules_walk_next(struct rules_walk *walk)
 	return rule;
 }
 
+/* Is it enough to count the rules of the way? */
+static void path_slots(struct flow_path *path)
+{
+	bool counted = path->count <= FLOW_PATH_COUNTED;
+
+	for (unsigned i = 0; counted && i < path->count; i++) {
+		counted = action_counts_only(&path->rules[i]->action);
+		path->slots[i] = path->rules[i]->slot;
+	}
+	if (!counted)
+		path->slots[0] = FLOW_PATH_ACTS;
+}
+
 void rules_resolve(const struct rules_tables *tables, const struct rules_stage *stage,
 		   const struct flow_key *key, struct flow_path *path)
 {
@@ -128,6 +142,7 @@ void rules_resolve(const struct rules_tables *tables, const struct rules_stage *
 	}
 	path->verdict = walk.verdict;
 	path->default_of = walk.default_of;
+	path_slots(path);
 }
 
 /* --- a frame at a stage ------------------------------------------------------------------------
@@ -214,19 +229,12 @@ static bool state_commit(struct rules_work *work, const struct frame *frame, uns
 				work->tick, &work->refs[index]) != -ENOSPC;
 }
 
-static uint64_t hash_of(const struct rules_work *work, const struct rules_stage *stage,
-			const struct flow_key *key, struct flow_key *masked)
-{
-	rules_mask(key, &stage->needs, masked);
-	return work->cache ? flow_cache_prefetch(work->cache, stage->number, masked) : 0;
-}
-
 /* The way of a key through the stage, from the cache or found anew into `room`. */
 static const struct flow_path *way(struct rules_work *work, const struct rules_stage *stage,
-				   const struct flow_key *key, uint64_t hash,
-				   const struct flow_key *masked, struct flow_path *room)
+				   const struct flow_key *key, unsigned n, struct flow_path *room)
 {
-	uint64_t generation = work->tables->generation;
+	uint64_t generation = work->tables->generation, hash = work->hashes[n];
+	const struct flow_key *masked = &work->masked[n];
 	const struct flow_path *path;
 
 	if (work->cache) {
@@ -241,20 +249,23 @@ static const struct flow_path *way(struct rules_work *work, const struct rules_s
 }
 
 /*
- * A frame, whose key is there, through a stage. hash and masked are those of a stage that uses no
- * state; with the state hash is the connection's, or 0, and theirs are found here.
+ * A frame, whose key is there and which asks the flow cache as the n-th one, through a stage. If
+ * that uses the state, the hash is the connection's, or 0, and the question is put here.
  */
 static unsigned pass(struct rules_work *work, const struct rules_stage *stage,
-		     struct action_frame *at, uint64_t hash, struct flow_key *masked)
+		     struct action_frame *at, unsigned n)
 {
 	struct flow_path room;
 	unsigned fate;
 
 	if (stage->uses_state) {
-		state_find(work, at, hash);
-		hash = hash_of(work, stage, at->key, masked);
+		state_find(work, at, work->hashes[n]);
+		rules_mask(at->key, &stage->needs, &work->masked[n]);
+		if (work->cache)
+			work->hashes[n] =
+			    flow_cache_prefetch(work->cache, stage->number, &work->masked[n]);
 	}
-	fate = act(work, stage, way(work, stage, at->key, hash, masked, &room), at);
+	fate = act(work, stage, way(work, stage, at->key, n, &room), at);
 	if (stage->uses_state && fate >= GOES_ON && !state_commit(work, at->frame, at->index))
 		return DROP_CONNECTION_LIMIT;
 	return fate;
@@ -304,9 +315,9 @@ static void edit_batch_frame(struct rules_work *work, struct frame *frame, unsig
 
 /* One frame at the ingress stage; false: it ends here. */
 static bool enter(struct rules_work *work, const struct rules_stage *stage, struct action_frame *at,
-		  uint64_t hash, struct flow_key *masked)
+		  unsigned n)
 {
-	unsigned fate = pass(work, stage, at, hash, masked);
+	unsigned fate = pass(work, stage, at, n);
 
 	if (fate < GOES_ON) {
 		counter_add(&at->cell->rx_drops[fate], 1);
@@ -317,100 +328,6 @@ static bool enter(struct rules_work *work, const struct rules_stage *stage, stru
 		work->redirect[at->index] = at->redirect;
 	}
 	return true;
-}
-
-/* The frames that meet a stage. */
-struct meeting {
-	unsigned count;
-	struct action_frame at[FRAME_BATCH];
-	struct flow_key masked[FRAME_BATCH];
-	uint64_t hashes[FRAME_BATCH];
-};
-
-/* Copies and what drivers made meet none. */
-static bool meets_rules(const struct frame *frame)
-{
-	return !(frame->flags & (FRAME_AS_IS | FRAME_ORIGINATED));
-}
-
-static void meeting_add(struct meeting *meeting, struct frame *frame, struct flow_key *key,
-			unsigned index, struct port_counters *cell, uint16_t out_port)
-{
-	struct action_frame *at = &meeting->at[meeting->count++];
-
-	at->frame = frame;
-	at->key = key;
-	at->cell = cell;
-	at->index = index;
-	at->out_port = out_port;
-	at->set.set_fields = 0; /* the rest counts where its bit is set */
-}
-
-/* Those whose connection is not known yet; hashes of the others are not asked for. */
-static void connections_ahead(struct rules_work *work, struct meeting *meeting)
-{
-	uint64_t hashes[FRAME_BATCH] = {0};
-	uint64_t frames = 0;
-
-	for (unsigned n = 0; n < meeting->count; n++)
-		frames |= (uint64_t)1 << meeting->at[n].index;
-	conntrack_prefetch(work->tables->conntrack, work->keys, frames & ~work->tracked,
-			   work->bridge, hashes);
-	for (unsigned n = 0; n < meeting->count; n++)
-		meeting->hashes[n] = hashes[meeting->at[n].index];
-}
-
-/*
- * Loops of their own: keys are written in small pieces, and reading them as words right behind
- * that would wait for each; and while one frame's line of the cache is on its way so are others'.
- */
-static void look_ahead(struct rules_work *work, const struct rules_stage *stage,
-		       struct meeting *meeting)
-{
-	if (stage->uses_state) {
-		connections_ahead(work, meeting);
-		return;
-	}
-	for (unsigned n = 0; n < meeting->count; n++)
-		meeting->hashes[n] = hash_of(work, stage, meeting->at[n].key, &meeting->masked[n]);
-	if (!work->cache)
-		return;
-	for (unsigned n = 0; n < meeting->count; n++)
-		flow_cache_prefetch_entry(work->cache, meeting->hashes[n]);
-	for (unsigned n = 0; n < meeting->count; n++)
-		flow_cache_prefetch_rule(work->cache, meeting->hashes[n]);
-}
-
-uint64_t rules_ingress(struct rules_work *work, const struct rules_stage *stage,
-		       struct frame *batch, uint64_t accepted, uint64_t *edited)
-{
-	struct meeting meeting;
-	uint64_t on = accepted;
-
-	*edited = 0;
-	meeting.count = 0;
-	for (uint64_t left = accepted; left; left &= left - 1) {
-		unsigned i = (unsigned)__builtin_ctzll(left);
-
-		if (!meets_rules(&batch[i]))
-			continue;
-		key_parse(work, &batch[i], i);
-		meeting_add(&meeting, &batch[i], &work->keys[i], i, &work->cells[work->in_port],
-			    RULE_NONE);
-	}
-	look_ahead(work, stage, &meeting);
-	for (unsigned n = 0; n < meeting.count; n++) {
-		struct action_frame *at = &meeting.at[n];
-		uint64_t bit = (uint64_t)1 << at->index;
-
-		if (!enter(work, stage, at, meeting.hashes[n], &meeting.masked[n])) {
-			on &= ~bit;
-		} else if (at->set.set_fields) {
-			edit_batch_frame(work, at->frame, at->index, &at->set);
-			*edited |= bit;
-		}
-	}
-	return on;
 }
 
 /* One of the batch, or one that an egress stage has edited? */
@@ -435,6 +352,91 @@ static struct flow_key *key_of(struct rules_work *work, struct frame *frame, uns
 	if (!(work->keyed >> *index & 1))
 		key_parse(work, frame, *index);
 	return &work->keys[*index];
+}
+
+/* The frames that meet a stage, and by bit those of them that ... */
+struct meeting {
+	unsigned count;
+	uint64_t left; /* the long way is for */
+	uint64_t gone; /* are dropped already */
+	struct frame *frames[FRAME_BATCH];
+};
+
+/* Copies and what drivers made meet none. */
+static bool meets_rules(const struct frame *frame)
+{
+	return !(frame->flags & (FRAME_AS_IS | FRAME_ORIGINATED));
+}
+
+/* Those whose connection is not known yet; hashes of the others are not asked for. */
+static void connections_ahead(struct rules_work *work, const struct meeting *meeting)
+{
+	uint64_t hashes[FRAME_BATCH] = {0};
+	uint64_t frames = 0;
+	unsigned index[FRAME_BATCH];
+
+	for (unsigned n = 0; n < meeting->count; n++) {
+		key_of(work, meeting->frames[n], &index[n]);
+		frames |= (uint64_t)1 << index[n];
+	}
+	conntrack_prefetch(work->tables->conntrack, work->keys, frames & ~work->tracked,
+			   work->bridge, hashes);
+	for (unsigned n = 0; n < meeting->count; n++)
+		work->hashes[n] = hashes[index[n]];
+}
+
+/* Takes all that it can the short way; what that one drops is booked in drops[]. */
+static void meet(struct rules_work *work, const struct rules_stage *stage, struct meeting *meeting,
+		 uint64_t *drops)
+{
+	meeting->left = bits_below(meeting->count);
+	meeting->gone = 0;
+	if (stage->uses_state)
+		connections_ahead(work, meeting);
+	else if (work->cache)
+		meeting->left =
+		    work->hits(work, stage, meeting->frames, meeting->count, drops, &meeting->gone);
+}
+
+static void arrive(struct rules_work *work, struct frame *frame, uint16_t port, uint16_t out_port,
+		   struct action_frame *at)
+{
+	at->frame = frame;
+	at->key = key_of(work, frame, &at->index);
+	at->cell = &work->cells[port];
+	at->out_port = out_port;
+	at->set.set_fields = 0; /* the rest counts where its bit is set */
+}
+
+uint64_t rules_ingress(struct rules_work *work, const struct rules_stage *stage,
+		       struct frame *batch, uint64_t accepted, uint64_t *edited)
+{
+	struct meeting meeting;
+	uint64_t on = accepted;
+
+	*edited = meeting.count = 0;
+	for (unsigned i = 0; i < work->batch_count; i++) {
+		meeting.frames[meeting.count] = &batch[i];
+		meeting.count += (accepted >> i & 1) && meets_rules(&batch[i]);
+	}
+	meet(work, stage, &meeting, work->cells[work->in_port].rx_drops);
+	for (uint64_t gone = meeting.gone; gone; gone &= gone - 1)
+		on &= ~((uint64_t)1 << (meeting.frames[__builtin_ctzll(gone)] - batch));
+	for (uint64_t left = meeting.left; left; left &= left - 1) {
+		unsigned n = (unsigned)__builtin_ctzll(left);
+		struct action_frame at;
+		uint64_t bit;
+
+		arrive(work, meeting.frames[n], work->in_port, RULE_NONE, &at);
+		bit = (uint64_t)1 << at.index;
+		if (!enter(work, stage, &at, n)) {
+			on &= ~bit;
+		} else if (at.set.set_fields) {
+			edit_batch_frame(work, at.frame, at.index, &at.set);
+			*edited |= bit;
+		}
+	}
+	return on;
 }
 
 /* The frame with what `set` says for this destination; NULL: no room. */
@@ -480,10 +482,10 @@ static void redirect(struct rules_work *work, const struct action_frame *at, str
 
 /* One frame at a destination; NULL: it does not leave here. */
 static struct frame *leave(struct rules_work *work, const struct rules_stage *stage,
-			   struct action_frame *at, uint64_t hash, struct flow_key *masked)
+			   struct action_frame *at, unsigned n)
 {
 	struct frame *frame = at->frame;
-	unsigned fate = pass(work, stage, at, hash, masked);
+	unsigned fate = pass(work, stage, at, n);
 
 	if (fate < GOES_ON) {
 		counter_add(&at->cell->tx_drops[fate], 1);
@@ -511,21 +513,22 @@ unsigned rules_egress(struct rules_work *work, const struct rules_stage *stage, 
 
 	meeting.count = 0;
 	for (unsigned n = 0; n < count; n++) {
-		struct flow_key *key;
-		unsigned index;
-
-		if (!meets_rules(frames[n]))
-			continue;
-		key = key_of(work, frames[n], &index);
-		meeting_add(&meeting, frames[n], key, index, &work->cells[out_port], out_port);
+		meeting.frames[meeting.count] = frames[n];
+		meeting.count += meets_rules(frames[n]);
 	}
-	look_ahead(work, stage, &meeting);
+	meet(work, stage, &meeting, work->cells[out_port].tx_drops);
 	for (unsigned n = 0; n < count; n++) {
 		struct frame *frame = frames[n];
 
 		if (meets_rules(frame)) {
-			frame = leave(work, stage, &meeting.at[met], meeting.hashes[met],
-				      &meeting.masked[met]);
+			if (meeting.left >> met & 1) {
+				struct action_frame at;
+
+				arrive(work, frame, out_port, out_port, &at);
+				frame = leave(work, stage, &at, met);
+			} else if (meeting.gone >> met & 1) {
+				frame = NULL;
+			}
 			met++;
 		}
 		if (frame)

@@ -39,6 +39,7 @@ struct rules_work *rules_work_create(unsigned ports_max, uint32_t rules_max, uin
 		return NULL;
 	policer_init(&work->icmp_errors, &icmp_errors);
 	work->rules_max = rules_max;
+	work->hits = rules_hits_choose();
 	work->cache = flow_cache_create(seed);
 	work->counters = rule_counters_map(rules_max);
 	work->log = lines(sizeof(*work->log));

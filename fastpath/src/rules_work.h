@@ -20,6 +20,7 @@
 #include "reject.h"
 #include "rule_counters.h"
 #include "rules.h"
+#include "rules_hits.h"
 
 enum {
 	RULES_HEADER_MAX = 64,	       /* addresses, tags and what set changes of IP */
@@ -28,6 +29,11 @@ enum {
 	RULES_ICMP_ERRORS_S = 1000 /* of a worker */
 };
 _Static_assert(FRAME_BATCH <= 64, "sets of a batch's frames are words");
+
+static inline uint64_t bits_below(unsigned count)
+{
+	return count < 64 ? ((uint64_t)1 << count) - 1 : UINT64_MAX;
+}
 
 /* A frame with a header of its own. */
 struct rules_edit {
@@ -42,6 +48,7 @@ struct rules_work {
 	struct flow_cache *cache;      /* NULL: there was no memory */
 	struct rule_counter *counters; /* by slot */
 	struct rule_log *log;
+	rules_hits *hits;	    /* the short way as this machine does it */
 	struct policer icmp_errors; /* answers of ICMP: RULES_ICMP_ERRORS_S, and as many at once */
 	uint32_t rules_max;
 	/* the batch */
@@ -71,6 +78,9 @@ struct rules_work {
 	uint16_t redirect[FRAME_BATCH]; /* of those redirected at ingress */
 	struct flow_key keys[FRAME_BATCH];
 	struct conntrack_ref refs[FRAME_BATCH];
+	/* what the frames that meet the stage in turn ask the flow cache, in their order */
+	_Alignas(64) struct flow_key masked[FRAME_BATCH];
+	uint64_t hashes[FRAME_BATCH];
 	struct bridge_lists aside; /* mirrored frames, answers: as they are */
 	struct bridge_lists moved; /* redirected at egress */
 	/* scratch of ingress lives as long as the batch, that of egress until it is sent */
