@@ -59,11 +59,22 @@ void flow_cache_prefetch_entry(struct flow_cache *cache, uint64_t hash)
 	}
 }
 
+struct flow_place {
+	unsigned set;
+	unsigned way;
+};
+
 static inline struct flow_entry *find_in(struct flow_cache *cache, unsigned s, uint64_t hash,
 					 uint64_t stamp, const struct flow_key *masked)
 {
-	for (unsigned ways = set_ways(&cache->sets[s], tag_of(hash)); ways; ways &= ways - 1) {
-		struct flow_entry *entry = &cache->entries[s][__builtin_ctz(ways)];
+	const struct flow_set *set = &cache->sets[s];
+
+	for (unsigned ways = set_ways(set, tag_of(hash)); ways; ways &= ways - 1) {
+		unsigned w = (unsigned)__builtin_ctz(ways);
+		struct flow_entry *entry = &cache->entries[s][w];
+
+		if (cache->clock - set->used[w] > cache->clock - cache->since)
+			continue; /* of another generation, and perhaps far away */
 
 		if ((entry->stamp & ~STAMP_ACTS) == stamp && key_same(&entry->key, masked))
 			return entry;
@@ -75,7 +86,11 @@ static struct flow_entry *find(struct flow_cache *cache, uint64_t hash, uint64_t
 			       uint32_t stage, const struct flow_key *masked)
 {
 	uint64_t stamp = stamp_of(generation, stage);
-	struct flow_entry *entry = find_in(cache, set_first(hash), hash, stamp, masked);
+	struct flow_entry *entry;
+
+	if (generation != cache->generation)
+		return NULL; /* nothing was inserted yet */
+	entry = find_in(cache, set_first(hash), hash, stamp, masked);
 
 	return entry ? entry : find_in(cache, set_second(hash), hash, stamp, masked);
 }
@@ -93,33 +108,93 @@ const struct flow_path *flow_cache_find(struct flow_cache *cache, uint64_t hash,
 	return &entry->path;
 }
 
-/* How much an entry is worth keeping: 0 an empty one or of another generation, the older the less.
-   The tags' line says it all: the entries themselves would be a cache line each. */
-static uint32_t way_worth(const struct flow_cache *cache, const struct flow_set *set, unsigned w)
+/*
+ * The ways of a set that hold nothing, or something of another generation. The tags' line says it
+ * all: the entries themselves would be two cache lines each.
+ */
+static inline unsigned set_free(const struct flow_set *set, uint32_t clock, uint32_t since)
 {
-	uint32_t age = cache->clock - set->used[w];
+	unsigned ways = 0;
 
-	return set->tag[w] && age <= cache->clock - cache->since ? UINT32_MAX - age : 0;
+#ifdef __SSE2__
+	const __m128i *tags = (const __m128i *)(const void *)set->tag;
+	const __m128i *used = (const __m128i *)(const void *)set->used;
+	const __m128i sign = _mm_set1_epi32(INT32_MIN), now = _mm_set1_epi32((int)clock);
+	__m128i oldest = _mm_xor_si128(_mm_set1_epi32((int)(clock - since)), sign);
+
+	for (unsigned i = 0; i < 2; i++) {
+		__m128i age = _mm_xor_si128(_mm_sub_epi32(now, _mm_load_si128(used + i)), sign);
+		__m128i gone =
+		    _mm_or_si128(_mm_cmpgt_epi32(age, oldest),
+				 _mm_cmpeq_epi32(_mm_load_si128(tags + i), _mm_setzero_si128()));
+
+		ways |= (unsigned)_mm_movemask_ps(_mm_castsi128_ps(gone)) << 4 * i;
+	}
+#else
+	for (unsigned w = 0; w < FLOW_CACHE_WAYS; w++)
+		ways |= (unsigned)(!set->tag[w] || clock - set->used[w] > clock - since) << w;
+#endif
+	return ways;
 }
 
-/* The least worthy way of a set; *free_ways: how many hold nothing. */
-static unsigned way_least(const struct flow_cache *cache, const struct flow_set *set,
-			  unsigned *free_ways, uint32_t *worth)
+/* The way of a set that was not used for longest. */
+static unsigned set_oldest(const struct flow_set *set, uint32_t clock, uint32_t *age)
 {
-	unsigned least = 0;
+	unsigned oldest = 0;
 
-	*free_ways = 0;
-	*worth = UINT32_MAX;
-	for (unsigned w = 0; w < FLOW_CACHE_WAYS; w++) {
-		uint32_t now = way_worth(cache, set, w);
-
-		*free_ways += now == 0;
-		if (now < *worth) {
-			*worth = now;
-			least = w;
+	*age = 0;
+	for (unsigned w = 0; w < FLOW_CACHE_WAYS; w++)
+		if (clock - set->used[w] >= *age) {
+			*age = clock - set->used[w];
+			oldest = w;
 		}
+	return oldest;
+}
+
+/*
+ * Where a flow goes that is not there: to the emptier set, to the first where both are alike; where
+ * both are full, in place of the one not used for longest. A tag that is the flow's own, of another
+ * generation, goes first: two of them would take turns at being asked.
+ */
+static inline struct flow_place place_find(const struct flow_cache *cache, uint64_t hash,
+					   uint32_t clock, uint32_t since)
+{
+	unsigned s[2] = {set_first(hash), set_second(hash)}, free_ways[2], way[2], at;
+	uint32_t age[2];
+
+	for (unsigned i = 0; i < 2; i++) {
+		unsigned own;
+
+		free_ways[i] = set_free(&cache->sets[s[i]], clock, since);
+		own = free_ways[i] & set_ways(&cache->sets[s[i]], tag_of(hash));
+		if (own)
+			return (struct flow_place){s[i], (unsigned)__builtin_ctz(own)};
 	}
-	return least;
+	if (free_ways[0] | free_ways[1]) {
+		at = __builtin_popcount(free_ways[1]) > __builtin_popcount(free_ways[0]);
+		return (struct flow_place){s[at], (unsigned)__builtin_ctz(free_ways[at])};
+	}
+	for (unsigned i = 0; i < 2; i++)
+		way[i] = set_oldest(&cache->sets[s[i]], clock, &age[i]);
+	at = age[1] > age[0];
+	return (struct flow_place){s[at], way[at]};
+}
+
+/* Of the generation of the last insertion everything is of another one. */
+static inline uint32_t since_of(const struct flow_cache *cache, uint64_t generation, uint32_t clock)
+{
+	return generation == cache->generation ? cache->since : clock;
+}
+
+void flow_cache_prefetch_room(const struct flow_cache *cache, uint64_t hash, uint64_t generation)
+{
+	uint32_t clock = cache->clock + 1;
+	struct flow_place place =
+	    place_find(cache, hash, clock, since_of(cache, generation, clock));
+	const struct flow_entry *entry = &cache->entries[place.set][place.way];
+
+	__builtin_prefetch(entry, 1);
+	__builtin_prefetch(&entry->stamp, 1);
 }
 
 static void entry_fill(const struct flow_cache *cache, struct flow_entry *entry,
@@ -134,8 +209,7 @@ static void entry_fill(const struct flow_cache *cache, struct flow_entry *entry,
 void flow_cache_insert(struct flow_cache *cache, uint64_t hash, uint64_t generation, uint32_t stage,
 		       const struct flow_key *masked, const struct flow_path *path)
 {
-	unsigned s[2] = {set_first(hash), set_second(hash)}, ways[2], free_ways[2], at;
-	uint32_t worth[2];
+	struct flow_place place;
 	struct flow_entry *entry;
 
 	if (path->count > FLOW_PATH_MAX)
@@ -146,19 +220,12 @@ void flow_cache_insert(struct flow_cache *cache, uint64_t hash, uint64_t generat
 		return;
 	}
 	cache->clock++;
-	if (generation != cache->generation) {
-		cache->generation = generation;
-		cache->since = cache->clock;
-	}
-	for (unsigned i = 0; i < 2; i++)
-		ways[i] = way_least(cache, &cache->sets[s[i]], &free_ways[i], &worth[i]);
-	if (free_ways[0] || free_ways[1])
-		at = free_ways[1] > free_ways[0];
-	else
-		at = worth[1] < worth[0];
-	entry = &cache->entries[s[at]][ways[at]];
+	cache->since = since_of(cache, generation, cache->clock);
+	cache->generation = generation;
+	place = place_find(cache, hash, cache->clock, cache->since);
+	entry = &cache->entries[place.set][place.way];
 	entry->key = *masked;
 	entry_fill(cache, entry, generation, stage, path);
-	cache->sets[s[at]].tag[ways[at]] = tag_of(hash);
-	cache->sets[s[at]].used[ways[at]] = cache->clock;
+	cache->sets[place.set].tag[place.way] = tag_of(hash);
+	cache->sets[place.set].used[place.way] = cache->clock;
 }

@@ -52,6 +52,8 @@ uint64_t flow_cache_prefetch(const struct flow_cache *cache, uint32_t stage,
 			     const struct flow_key *masked);
 /* For speed only, between prefetch and find: what find reads. */
 void flow_cache_prefetch_entry(struct flow_cache *cache, uint64_t hash);
+/* The same for what insert writes, some time before it. */
+void flow_cache_prefetch_room(const struct flow_cache *cache, uint64_t hash, uint64_t generation);
 /* NULL: not there. Valid until the next insert. */
 const struct flow_path *flow_cache_find(struct flow_cache *cache, uint64_t hash,
 					uint64_t generation, uint32_t stage,

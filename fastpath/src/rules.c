@@ -11,140 +11,6 @@
 #include "rules_hits.h"
 #include "rules_work.h"
 
-/* --- the way through a stage ------------------------------------------------------------------
- */
-
-void rules_walk_begin(struct rules_walk *walk, const struct rules_tables *tables,
-		      const struct rules_stage *stage, const struct flow_key *key)
-{
-	walk->tables = tables;
-	walk->stage = stage;
-	walk->key = key;
-	walk->chain = walk->depth = walk->met = 0;
-	walk->ended = false;
-	walk->verdict = RULES_GO;
-	walk->default_of = RULE_NONE;
-	walk->level[0].set = stage->sets[0];
-	walk->level[0].after = NULL;
-}
-
-/* This set has decided that the frame goes on: the next one is asked. */
-static void walk_next_set(struct rules_walk *walk)
-{
-	walk->depth = 0;
-	if (++walk->chain == walk->stage->count) {
-		walk->ended = true;
-		return;
-	}
-	walk->level[0].set = walk->stage->sets[walk->chain];
-	walk->level[0].after = NULL;
-}
-
-static void walk_end(struct rules_walk *walk, enum rules_verdict verdict, uint16_t default_of)
-{
-	walk->verdict = (uint8_t)verdict;
-	walk->default_of = default_of;
-	walk->ended = true;
-}
-
-/* What a rule does to the walk. */
-static void walk_follow(struct rules_walk *walk, const struct rule_action *action)
-{
-	switch (action->type) {
-	case RULE_ALLOW:
-		walk->default_of = RULE_NONE;
-		walk_next_set(walk);
-		break;
-	case RULE_DROP:
-		walk_end(walk, RULES_DROP, RULE_NONE);
-		break;
-	case RULE_REJECT:
-		walk_end(walk, RULES_REJECT, RULE_NONE);
-		break;
-	case RULE_REDIRECT:
-		walk_end(walk, RULES_REDIRECT, RULE_NONE);
-		break;
-	case RULE_JUMP:
-		/* built so that it cannot go deeper */
-		if (walk->depth < RULES_JUMP_MAX) {
-			walk->depth++;
-			walk->level[walk->depth].set = action->set;
-			walk->level[walk->depth].after = NULL;
-		}
-		break;
-	default:
-		break;
-	}
-}
-
-const struct classify_rule *rules_walk_step(struct rules_walk *walk)
-{
-	uint16_t set = walk->level[walk->depth].set;
-	const struct classify_rule *rule =
-	    classify(walk->tables->sets[set].classifier, walk->key, walk->level[walk->depth].after);
-
-	if (rule) {
-		if (walk->met++ == RULES_MET_MAX) {
-			walk_end(walk, RULES_DROP, RULE_NONE);
-			return NULL;
-		}
-		walk->level[walk->depth].after = rule;
-		walk_follow(walk, &rule->action);
-		return rule;
-	}
-	if (walk->depth) {
-		walk->depth--;
-	} else if (walk->tables->sets[set].default_drop) {
-		walk_end(walk, RULES_DROP_DEFAULT, set);
-	} else {
-		walk->default_of = set;
-		walk_next_set(walk);
-	}
-	return NULL;
-}
-
-const struct classify_rule *rules_walk_next(struct rules_walk *walk)
-{
-	const struct classify_rule *rule = NULL;
-
-	while (!rule && !walk->ended)
-		rule = rules_walk_step(walk);
-	return rule;
-}
-
-/* Is it enough to count the rules of the way? */
-static void path_slots(struct flow_path *path)
-{
-	bool counted = path->count <= FLOW_PATH_COUNTED;
-
-	for (unsigned i = 0; counted && i < path->count; i++) {
-		counted = action_counts_only(&path->rules[i]->action);
-		path->slots[i] = path->rules[i]->slot;
-	}
-	if (!counted)
-		path->slots[0] = FLOW_PATH_ACTS;
-}
-
-void rules_resolve(const struct rules_tables *tables, const struct rules_stage *stage,
-		   const struct flow_key *key, struct flow_path *path)
-{
-	const struct classify_rule *rule;
-	struct rules_walk walk;
-
-	memset(path, 0, sizeof(*path));
-	rules_walk_begin(&walk, tables, stage, key);
-	while ((rule = rules_walk_next(&walk))) {
-		if (path->count == FLOW_PATH_MAX) {
-			path->count++;
-			return;
-		}
-		path->rules[path->count++] = rule;
-	}
-	path->verdict = walk.verdict;
-	path->default_of = walk.default_of;
-	path_slots(path);
-}
-
 /* --- a frame at a stage ------------------------------------------------------------------------
  */
 
@@ -229,33 +95,35 @@ static bool state_commit(struct rules_work *work, const struct frame *frame, uns
 				work->tick, &work->refs[index]) != -ENOSPC;
 }
 
-/* The way of a key through the stage, from the cache or found anew into `room`. */
-static const struct flow_path *way(struct rules_work *work, const struct rules_stage *stage,
-				   const struct flow_key *key, unsigned n, struct flow_path *room)
+/* The way of a key, which asks the flow cache as the n-th one, from the cache or found anew. */
+static void way_find(struct rules_work *work, const struct rules_stage *stage,
+		     const struct flow_key *key, unsigned n)
 {
 	uint64_t generation = work->tables->generation, hash = work->hashes[n];
 	const struct flow_key *masked = &work->masked[n];
-	const struct flow_path *path;
+	struct flow_path *path = &work->paths[n];
+	const struct flow_path *known;
 
 	if (work->cache) {
-		path = flow_cache_find(work->cache, hash, generation, stage->number, masked);
-		if (path)
-			return path;
+		known = flow_cache_find(work->cache, hash, generation, stage->number, masked);
+		if (known) {
+			*path = *known;
+			return;
+		}
 	}
-	rules_resolve(work->tables, stage, key, room);
-	if (work->cache && room->count <= FLOW_PATH_MAX)
-		flow_cache_insert(work->cache, hash, generation, stage->number, masked, room);
-	return room;
+	rules_resolve(work->tables, stage, key, path);
+	if (work->cache)
+		flow_cache_insert(work->cache, hash, generation, stage->number, masked, path);
 }
 
 /*
  * A frame, whose key is there and which asks the flow cache as the n-th one, through a stage. If
- * that uses the state, the hash is the connection's, or 0, and the question is put here.
+ * that uses the state, the hash is the connection's, or 0, and the question is put here; else its
+ * way is there already.
  */
 static unsigned pass(struct rules_work *work, const struct rules_stage *stage,
 		     struct action_frame *at, unsigned n)
 {
-	struct flow_path room;
 	unsigned fate;
 
 	if (stage->uses_state) {
@@ -264,8 +132,9 @@ static unsigned pass(struct rules_work *work, const struct rules_stage *stage,
 		if (work->cache)
 			work->hashes[n] =
 			    flow_cache_prefetch(work->cache, stage->number, &work->masked[n]);
+		way_find(work, stage, at->key, n);
 	}
-	fate = act(work, stage, way(work, stage, at->key, n, &room), at);
+	fate = act(work, stage, &work->paths[n], at);
 	if (stage->uses_state && fate >= GOES_ON && !state_commit(work, at->frame, at->index))
 		return DROP_CONNECTION_LIMIT;
 	return fate;
@@ -385,17 +254,66 @@ static void connections_ahead(struct rules_work *work, const struct meeting *mee
 		work->hashes[n] = hashes[index[n]];
 }
 
+/*
+ * The ways of those that the short way left over, step by step for all: bytes of one frame, rules
+ * of one key and the cache's room for it are fetched while others are looked at.
+ */
+static void ways_ahead(struct rules_work *work, const struct rules_stage *stage,
+		       const struct meeting *meeting)
+{
+	const struct classifier *classifier = work->tables->sets[stage->sets[0]].classifier;
+	uint64_t generation = work->tables->generation, unknown = 0;
+	const struct classify_rule *first[FRAME_BATCH];
+	const struct flow_key *keys[FRAME_BATCH];
+
+	for (uint64_t left = meeting->left; left; left &= left - 1) {
+		unsigned n = (unsigned)__builtin_ctzll(left), index;
+
+		keys[n] = key_of(work, meeting->frames[n], &index);
+	}
+	for (uint64_t left = meeting->left; left; left &= left - 1) {
+		unsigned n = (unsigned)__builtin_ctzll(left);
+		const struct flow_path *known = NULL;
+
+		if (work->cache)
+			known = flow_cache_find(work->cache, work->hashes[n], generation,
+						stage->number, &work->masked[n]);
+		if (known) {
+			work->paths[n] = *known;
+			continue;
+		}
+		unknown |= (uint64_t)1 << n;
+		first[n] = classify(classifier, keys[n], NULL);
+		__builtin_prefetch(first[n]);
+		__builtin_prefetch((const char *)first[n] + 64);
+		if (work->cache)
+			flow_cache_prefetch_room(work->cache, work->hashes[n], generation);
+	}
+	for (uint64_t left = unknown; left; left &= left - 1) {
+		unsigned n = (unsigned)__builtin_ctzll(left);
+
+		rules_resolve_from(work->tables, stage, keys[n], first[n], &work->paths[n]);
+		if (work->cache)
+			flow_cache_insert(work->cache, work->hashes[n], generation, stage->number,
+					  &work->masked[n], &work->paths[n]);
+	}
+}
+
 /* Takes all that it can the short way; what that one drops is booked in drops[]. */
 static void meet(struct rules_work *work, const struct rules_stage *stage, struct meeting *meeting,
 		 uint64_t *drops)
 {
 	meeting->left = bits_below(meeting->count);
 	meeting->gone = 0;
-	if (stage->uses_state)
+	if (stage->uses_state) {
 		connections_ahead(work, meeting);
-	else if (work->cache)
+		return;
+	}
+	if (work->cache)
 		meeting->left =
 		    work->hits(work, stage, meeting->frames, meeting->count, drops, &meeting->gone);
+	if (meeting->left)
+		ways_ahead(work, stage, meeting);
 }
 
 static void arrive(struct rules_work *work, struct frame *frame, uint16_t port, uint16_t out_port,

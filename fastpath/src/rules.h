@@ -82,6 +82,8 @@ struct rules_walk {
 	uint16_t depth;		    /* of jumps */
 	uint16_t met;
 	bool ended;
+	bool known; /* what the first set says first; `first` is it */
+	const struct classify_rule *first;
 	/* behind the last rule */
 	uint8_t verdict;     /* enum rules_verdict */
 	uint16_t default_of; /* see struct flow_path */
@@ -107,6 +109,10 @@ const struct classify_rule *rules_walk_step(struct rules_walk *walk);
  */
 void rules_resolve(const struct rules_tables *tables, const struct rules_stage *stage,
 		   const struct flow_key *key, struct flow_path *path);
+/* The same where the stage's first set is known to answer with `first`. */
+void rules_resolve_from(const struct rules_tables *tables, const struct rules_stage *stage,
+			const struct flow_key *key, const struct classify_rule *first,
+			struct flow_path *path);
 
 static inline void rules_mask(const struct flow_key *key, const struct flow_key *needs,
 			      struct flow_key *masked)

@@ -81,8 +81,9 @@ struct rules_work {
 	/* what the frames that meet the stage in turn ask the flow cache, in their order */
 	_Alignas(64) struct flow_key masked[FRAME_BATCH];
 	uint64_t hashes[FRAME_BATCH];
-	struct bridge_lists aside; /* mirrored frames, answers: as they are */
-	struct bridge_lists moved; /* redirected at egress */
+	struct flow_path paths[FRAME_BATCH]; /* of those that the short way is not for */
+	struct bridge_lists aside;	     /* mirrored frames, answers: as they are */
+	struct bridge_lists moved;	     /* redirected at egress */
 	/* scratch of ingress lives as long as the batch, that of egress until it is sent */
 	struct frame rests[FRAME_BATCH];
 	uint8_t headers[FRAME_BATCH][RULES_HEADER_MAX];
