@@ -272,6 +272,25 @@ static int region_of(struct binding *binding, int region_fd, const struct bind_w
 		     : region_open(&binding->region, region_fd, &shape, answer->mem_id, NULL);
 }
 
+/* --- direct mode --- */
+
+static int direct_ask(void *context, struct client_request *request, struct client_answer *answer,
+		      int fds[CLIENT_FDS], unsigned *count)
+{
+	return wire_try(context, request, answer, fds, count);
+}
+
+/* Ports only: what the other end of a pipe writes into their memory says nothing about a switch. */
+static void direct_bind(struct vsn_session *session)
+{
+	struct binding *binding = &session->binding;
+	const struct direct_home home = {
+	    .map = &binding->link.map, .ask = direct_ask, .context = session};
+
+	if (!strpbrk(binding->answer.name, "{}"))
+		binding->direct = direct_open(&home);
+}
+
 /* --- sessions --- */
 
 int bind_answer(struct vsn_session *session, const struct client_answer *answer, int fds[],
@@ -301,7 +320,7 @@ int bind_answer(struct vsn_session *session, const struct client_answer *answer,
 		link_close(&binding->link);
 		return error;
 	}
-	binding->news = load_shared(&binding->link.map.memory->news);
+	direct_bind(session);
 	atomic_store(&session->gone, false);
 	atomic_store_explicit(&session->bound, true, memory_order_release);
 	return 0;
@@ -328,5 +347,6 @@ void bind_end(struct vsn_session *session)
 	seat_leave(&binding->region, binding->seat);
 	region_unlock(binding->region.head);
 	region_close(&binding->region);
+	direct_close(binding->direct);
 	link_close(&binding->link);
 }

@@ -18,6 +18,7 @@
 #include "client.h"
 #include "client_memory.h"
 #include "client_wire.h"
+#include "direct.h"
 #include "netmap_abi.h"
 
 enum {
@@ -104,6 +105,7 @@ struct own_lock {
 };
 
 void own_lock(struct own_lock *lock);
+bool own_trylock(struct own_lock *lock);
 void own_unlock(struct own_lock *lock);
 
 /* The memory between this program and the switch, or the other end of a pipe. */
@@ -143,12 +145,12 @@ struct binding {
 	uint32_t seat;
 	uint32_t first[RING_SIDES], last[RING_SIDES];
 	uint64_t flags; /* NR_* */
-	uint32_t news;	/* that has been asked for */
 	struct client_answer answer;
 	struct adapter *adapter;
 	struct link link;
 	struct region region;
 	struct ring_view views[RING_SIDES][VSN_RINGS_MAX];
+	struct direct *direct; /* of a port, NULL: of a pipe, or no memory for it */
 };
 
 struct vsn_session {
@@ -161,7 +163,6 @@ struct vsn_session {
 	_Atomic bool bound; /* `binding` is valid, until the last fd is closed */
 	_Atomic bool gone;  /* the switch closed it */
 	struct binding binding;
-	struct direct *direct; /* direct.c's */
 };
 
 #define WIRE_SOCKET "netmap.sock"
@@ -180,6 +181,10 @@ void session_visit(struct vsn_session *session, bool (*visit)(int fd, void *data
 int wire_connect(void); /* O_CLOEXEC */
 int wire_request(struct vsn_session *session, struct client_request *request,
 		 struct client_answer *answer, int fds[CLIENT_FDS], unsigned n_in, unsigned *n_out);
+/* The same for what is not needed now: -EAGAIN, where the connection is in use or nobody answers.
+ */
+int wire_try(struct vsn_session *session, struct client_request *request,
+	     struct client_answer *answer, int fds[CLIENT_FDS], unsigned *n_out);
 /* A new connection under the same fds: what the old one was bound to goes. */
 int wire_reset(struct vsn_session *session);
 void wire_close(int fds[], unsigned n);
@@ -279,6 +284,12 @@ struct ring_place {
 	bool valid;
 };
 struct ring_place ring_enter(const struct region *region, struct ring_view *view);
+
+static inline unsigned ring_number(const struct binding *binding, enum ring_side side,
+				   const struct ring_view *view)
+{
+	return (unsigned)(view - binding->views[side]);
+}
 
 /* A buffer of the region; 0 where there is none of that number, as the module has it. */
 static inline uint8_t *buffer_at(const struct region *region, uint32_t number)

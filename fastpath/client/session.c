@@ -15,20 +15,19 @@ enum { CHUNK = 1024, CHUNKS = VSN_FDS_MAX / CHUNK, SESSIONS_MAX = 4096 };
 static _Atomic(_Atomic(struct vsn_session *) *) chunks[CHUNKS];
 static _Atomic(struct vsn_session *) sessions;
 
+bool own_trylock(struct own_lock *lock)
+{
+	uint32_t me = (uint32_t)getpid(), holder = 0;
+
+	/* a holder that is another process: a copy of a lock that a thread of our parent held */
+	return atomic_compare_exchange_strong(&lock->holder, &holder, me) ||
+	       (holder != me && atomic_compare_exchange_strong(&lock->holder, &holder, me));
+}
+
 void own_lock(struct own_lock *lock)
 {
-	uint32_t me = (uint32_t)getpid();
-
-	for (;;) {
-		uint32_t holder = 0;
-
-		if (atomic_compare_exchange_strong(&lock->holder, &holder, me))
-			return;
-		/* a copy of a lock that another thread of our parent held when it forked */
-		if (holder != me && atomic_compare_exchange_strong(&lock->holder, &holder, me))
-			return;
+	while (!own_trylock(lock))
 		(void)sys_poll(NULL, 0, 1);
-	}
 }
 
 void own_unlock(struct own_lock *lock)

@@ -53,6 +53,15 @@ static bool all_wait(struct binding *binding, short events)
 	return true;
 }
 
+/* -1: do not sleep; else how many fds. */
+static int pairs_wait(const struct binding *binding, short events, struct pollfd *fd)
+{
+	if (!binding->direct || !(events & (POLLIN | POLLRDNORM)) ||
+	    binding->first[RING_RX] == binding->last[RING_RX])
+		return 0;
+	return direct_asleep(binding->direct, binding->first[RING_RX], binding->last[RING_RX], fd);
+}
+
 static int fds_of(struct vsn_session *session, struct pollfd fds[VSN_BELLS_MAX])
 {
 	const struct link *link = &session->binding.link;
@@ -73,13 +82,17 @@ static int fds_of(struct vsn_session *session, struct pollfd fds[VSN_BELLS_MAX])
 
 int vsn_asleep(struct vsn_session *session, short events, struct pollfd fds[VSN_BELLS_MAX])
 {
-	int n = 0;
+	struct binding *binding = &session->binding;
+	int n = 0, pairs;
 
 	if (!session_enter(session))
 		return 0;
 	if (atomic_load_explicit(&session->bound, memory_order_acquire) &&
-	    all_wait(&session->binding, events))
-		n = fds_of(session, fds);
+	    all_wait(binding, events)) {
+		pairs = pairs_wait(binding, events, fds);
+		if (pairs >= 0)
+			n = pairs + fds_of(session, fds + pairs);
+	}
 	session_leave(session);
 	return n;
 }
@@ -96,6 +109,8 @@ static void awake_bound(struct vsn_session *session)
 	for (uint32_t r = 0; r < VSN_RINGS_MAX; r++)
 		if (binding->link.bells[r] >= 0 && !client_bell_take(binding->link.bells[r]))
 			binding->link.bells[r] = -1;
+	if (binding->direct)
+		direct_awake(binding->direct);
 	if (sys_poll(&connection, 1, 0) > 0 && connection.revents & (POLLHUP | POLLERR))
 		atomic_store(&session->gone, true);
 }

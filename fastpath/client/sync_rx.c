@@ -137,25 +137,54 @@ static inline bool receive_plain(struct rx_work *work, const struct lane_frame *
 	return true;
 }
 
-static void receive_all(struct rx_work *work)
+/* As long as there are frames in sight and slots. False: there are no more slots. */
+static bool receive_from(struct rx_work *work, struct lane_consumer *in)
 {
 	bool plain = !work->hdr_len && !work->view->kring->offset_mask;
 	struct lane_frame frame;
 
-	if (!work->space || !lane_ready(&work->in))
-		return;
 	while (work->space) {
-		uint64_t before = work->in.head;
+		uint64_t before = in->head;
 
-		if (!lane_next(&work->in, &frame))
-			break;
+		if (!lane_next(in, &frame))
+			return true;
 		if (plain && receive_plain(work, &frame))
 			continue;
 		if (!receive_any(work, &frame)) {
-			work->in.head = before;
+			in->head = before;
 			break;
 		}
 	}
+	return false;
+}
+
+static void receive_pairs(struct rx_work *work, struct direct_rx *pairs)
+{
+	struct lane_consumer *lane;
+
+	while (work->space && (lane = direct_rx_lane(pairs)) && receive_from(work, lane))
+		;
+	direct_rx_end(pairs);
+}
+
+/*
+ * What came by pair lanes was sent after what came by the inbox, where the two are of one flow; the
+ * other way round when direct mode was suspended.
+ */
+static void receive_all(struct rx_work *work, struct direct_rx *pairs)
+{
+	bool left = true;
+
+	if (pairs && direct_rx_first(pairs)) {
+		lane_ready(&work->in);
+		receive_pairs(work, pairs);
+		pairs = NULL;
+	}
+	while (left && work->space && lane_ready(&work->in)) {
+		left = receive_from(work, &work->in) && pairs;
+	}
+	if (pairs)
+		receive_pairs(work, pairs);
 }
 
 struct sync_result rxsync(struct binding *binding, struct ring_view *view)
@@ -165,6 +194,7 @@ struct sync_result rxsync(struct binding *binding, struct ring_view *view)
 	struct sync_result result = {0};
 	struct ring_place place;
 	struct timeval now;
+	struct direct_rx *pairs = NULL;
 	struct rx_work work;
 	bool died, ring_bell;
 
@@ -183,7 +213,9 @@ struct sync_result rxsync(struct binding *binding, struct ring_view *view)
 	work.in.lane = view->lane;
 	work.in.data = view->data;
 	work.in.bytes = view->lane_bytes;
-	receive_all(&work);
+	if (binding->direct && work.space)
+		pairs = direct_rx_begin(binding->direct, ring_number(binding, RING_RX, view));
+	receive_all(&work, pairs);
 	/* first what we have, then that the other side may write over it */
 	kring->hwtail = work.at;
 	kring->in = work.in;

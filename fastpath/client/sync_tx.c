@@ -31,6 +31,7 @@ struct tx_work {
 	struct ring_view *view;
 	struct netmap_slot *slots;
 	struct lane_producer out;
+	struct direct_tx *direct; /* NULL: all goes into `out` */
 	uint32_t at, head, hdr_len;
 	uint32_t unpublished;
 	bool ring_bell;
@@ -119,11 +120,24 @@ static bool header_take(const struct tx_work *work, struct fragment *list, uint3
 	return true;
 }
 
-/* 1: in the outbox; 0: dropped; -1: no room. */
+/* Whose lane the frame goes into; `first`: its first fragment, of ETHER_BYTES at least. */
+static struct lane_producer *lane_for(struct tx_work *work, const struct fragment *first,
+				      uint16_t flags)
+{
+	struct lane_producer *lane = NULL;
+	uint8_t head[ETHER_BYTES];
+
+	if (work->direct && fragment_read(head, first, 0, sizeof(head)))
+		lane = direct_route(work->direct, head, !(flags & NS_NO_LEARN));
+	return lane ? lane : &work->out;
+}
+
+/* 1: in a lane; 0: dropped; -1: no room. */
 static int frame_put(struct tx_work *work, struct fragment *list, uint32_t n, uint16_t flags)
 {
 	uint8_t vnet[LANE_VNET_BYTES], *to;
 	uint32_t vnet_bytes = 0, total = 0, first = 0;
+	struct lane_producer *out;
 
 	if (work->hdr_len && !header_take(work, list, n, vnet, &vnet_bytes))
 		return 0;
@@ -133,7 +147,13 @@ static int frame_put(struct tx_work *work, struct fragment *list, uint32_t n, ui
 		total += list[i].len;
 	if (list[first].len < ETHER_BYTES || total > LANE_FRAME_MAX)
 		return 0;
-	to = lane_reserve(&work->out, total + vnet_bytes);
+	/* what is left to finish is the forwarder's to finish */
+	out = vnet_bytes ? &work->out : lane_for(work, &list[first], flags);
+	to = lane_reserve(out, total + vnet_bytes);
+	if (!to && out != &work->out) {
+		lane_full(out);
+		return 0;
+	}
 	if (!to) {
 		work->view->kring->pending = total + vnet_bytes;
 		return -1;
@@ -144,7 +164,7 @@ static int frame_put(struct tx_work *work, struct fragment *list, uint32_t n, ui
 		if (!fragment_read(to, &list[i], 0, list[i].len))
 			return 0;
 	lane_add(
-	    &work->out, total + vnet_bytes,
+	    out, total + vnet_bytes,
 	    (uint16_t)((vnet_bytes ? LANE_VNET : 0) | (flags & NS_NO_LEARN ? LANE_NO_LEARN : 0)));
 	return 1;
 }
@@ -193,21 +213,32 @@ static inline bool send_plain(struct tx_work *work, bool plain_ring)
 {
 	struct netmap_slot *slot = &work->slots[work->at];
 	struct netmap_slot now = slot_load(slot);
+	struct lane_producer *out = &work->out, *pair;
+	const uint8_t *from;
 	uint8_t *to;
 
 	if (!plain_ring || (now.flags & (NS_MOREFRAG | NS_INDIRECT)) || now.len < ETHER_BYTES ||
 	    now.len > work->region->buffer_bytes || now.buf_idx >= work->region->buffers)
 		return false;
 	prefetch(work);
-	to = lane_reserve(&work->out, now.len);
-	if (!to)
+	from = buffer_at(work->region, now.buf_idx);
+	if (work->direct) {
+		pair = direct_route(work->direct, from, !(now.flags & NS_NO_LEARN));
+		out = pair ? pair : out;
+	}
+	to = lane_reserve(out, now.len);
+	if (to) {
+		copy_short(to, from, now.len);
+		lane_add(out, now.len, now.flags & NS_NO_LEARN ? LANE_NO_LEARN : 0);
+	} else if (out == &work->out) {
 		return false;
-	copy_short(to, buffer_at(work->region, now.buf_idx), now.len);
-	lane_add(&work->out, now.len, now.flags & NS_NO_LEARN ? LANE_NO_LEARN : 0);
+	} else {
+		lane_full(out);
+	}
 	if (now.flags & NS_BUF_CHANGED)
 		slot->flags = now.flags & (uint16_t)~NS_BUF_CHANGED;
 	work->at = work->at + 1 == work->view->num_slots ? 0 : work->at + 1;
-	work->unpublished++;
+	work->unpublished += out == &work->out;
 	return true;
 }
 
@@ -249,7 +280,12 @@ struct sync_result txsync(struct binding *binding, struct ring_view *view)
 	work.out.lane = view->lane;
 	work.out.data = view->data;
 	work.out.bytes = view->lane_bytes;
+	if (binding->direct)
+		work.direct = direct_begin(binding->direct, ring_number(binding, RING_TX, view),
+					   &work.out, view->bell);
 	send_all(&work);
+	if (work.direct)
+		direct_end(work.direct);
 	kring->out = work.out;
 	kring->hwcur = work.at;
 	kring->hwtail = work.at ? work.at - 1 : view->num_slots - 1;

@@ -9,6 +9,7 @@
 
 enum {
 	RESEND_MS = 1000,
+	TRY_MS = 100,
 	TRIES = 20,	   /* a forwarder that died is back long before */
 	CONNECT_TRIES = 50 /* of 100 ms */
 };
@@ -62,18 +63,19 @@ void wire_close(int fds[], unsigned n)
 }
 
 /* Between processes. A process that ends, or is killed, gives it back. */
-static int connection_lock(int fd, short type)
+static int connection_lock(int fd, short type, int how)
 {
 	struct flock lock = {.l_type = type, .l_whence = SEEK_SET};
 	int error;
 
 	do
-		error = sys_fcntl(fd, F_SETLKW, (unsigned long)&lock);
+		error = sys_fcntl(fd, how, (unsigned long)&lock);
 	while (error == -EINTR);
 	return error;
 }
 
-static int send_request(int fd, const struct client_request *request, const int *fds, unsigned n)
+static int send_request(int fd, const struct client_request *request, const int *fds, unsigned n,
+			int wait_ms)
 {
 	struct iovec data = {(void *)request, sizeof(*request)};
 	union fd_space space;
@@ -91,7 +93,7 @@ static int send_request(int fd, const struct client_request *request, const int 
 		message.msg_controllen = CMSG_SPACE(n * sizeof(int));
 	}
 	sent = SYS_RESULT(sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
-	if (sent == -EAGAIN && sys_poll(&room, 1, RESEND_MS) == 1)
+	if (sent == -EAGAIN && sys_poll(&room, 1, wait_ms) == 1)
 		sent = SYS_RESULT(sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
 	return sent < 0 && sent != -EAGAIN ? (int)sent : 0; /* it is sent again */
 }
@@ -133,10 +135,10 @@ static int64_t now_ms(void)
 }
 
 /* The answer to request `id`; others, to requests whose process was killed, are thrown away. */
-static int await_answer(int fd, uint32_t id, struct client_answer *answer, int fds[CLIENT_FDS],
-			unsigned *n)
+static int await_answer(int fd, uint32_t id, int wait_ms, struct client_answer *answer,
+			int fds[CLIENT_FDS], unsigned *n)
 {
-	int64_t end = now_ms() + RESEND_MS;
+	int64_t end = now_ms() + wait_ms;
 
 	for (;;) {
 		struct pollfd data = {.fd = fd, .events = POLLIN};
@@ -194,13 +196,13 @@ static int request_locked(struct vsn_session *session, struct client_request *re
 	for (unsigned i = 0; i < TRIES; i++) {
 		int fd = atomic_load(&session->fd);
 
-		error = connection_lock(fd, F_WRLCK);
+		error = connection_lock(fd, F_WRLCK, F_SETLKW);
 		if (error)
 			return error;
-		error = send_request(fd, request, out, n_in);
+		error = send_request(fd, request, out, n_in, RESEND_MS);
 		if (!error)
-			error = await_answer(fd, request->id, answer, fds, n_out);
-		(void)connection_lock(fd, F_UNLCK);
+			error = await_answer(fd, request->id, RESEND_MS, answer, fds, n_out);
+		(void)connection_lock(fd, F_UNLCK, F_SETLKW);
 		if (error == -EPIPE || error == -ECONNRESET || error == -ENOTCONN) {
 			if (atomic_load(&session->bound)) {
 				atomic_store(&session->gone, true);
@@ -217,24 +219,58 @@ static int request_locked(struct vsn_session *session, struct client_request *re
 	return error;
 }
 
-int wire_request(struct vsn_session *session, struct client_request *request,
-		 struct client_answer *answer, int fds[CLIENT_FDS], unsigned n_in, unsigned *n_out)
+static void request_sign(struct client_request *request)
 {
 	static _Atomic uint32_t requests;
-	int error;
 
-	*n_out = 0;
 	request->version = CLIENT_WIRE_VERSION;
 	request->id = (uint32_t)getpid() * 2654435761u + atomic_fetch_add(&requests, 1);
 	snprintf(request->program, sizeof(request->program), "%.*s", CLIENT_PROGRAM_MAX - 1,
 		 program_invocation_short_name);
+}
+
+/* What the switch says counts, when there is an answer at all. */
+static int answered(int error, const struct client_answer *answer, int fds[CLIENT_FDS],
+		    unsigned *n_out)
+{
+	if (error || !answer->error)
+		return error;
+	wire_close(fds, *n_out);
+	*n_out = 0;
+	return answer->error < 4096 ? -(int)answer->error : -EIO;
+}
+
+int wire_request(struct vsn_session *session, struct client_request *request,
+		 struct client_answer *answer, int fds[CLIENT_FDS], unsigned n_in, unsigned *n_out)
+{
+	int error;
+
+	request_sign(request);
+	*n_out = 0;
 	own_lock(&session->lock);
 	error = request_locked(session, request, answer, fds, n_in, n_out);
 	own_unlock(&session->lock);
-	if (!error && answer->error) {
-		wire_close(fds, *n_out);
-		*n_out = 0;
-		error = answer->error < 4096 ? -(int)answer->error : -EIO;
+	return answered(error, answer, fds, n_out);
+}
+
+int wire_try(struct vsn_session *session, struct client_request *request,
+	     struct client_answer *answer, int fds[CLIENT_FDS], unsigned *n_out)
+{
+	int fd = atomic_load(&session->fd), error;
+
+	request_sign(request);
+	*n_out = 0;
+	if (!own_trylock(&session->lock))
+		return -EAGAIN;
+	error = connection_lock(fd, F_WRLCK, F_SETLK);
+	if (!error) {
+		error = send_request(fd, request, NULL, 0, TRY_MS);
+		if (!error)
+			error = await_answer(fd, request->id, TRY_MS, answer, fds, n_out);
+		(void)connection_lock(fd, F_UNLCK, F_SETLK);
+		if (error)
+			error = -EAGAIN;
 	}
-	return error;
+	own_unlock(&session->lock);
+	return answered(error, answer, fds, n_out);
 }
