@@ -42,6 +42,7 @@
 
 enum {
 	LANE_ALIGN = 8,
+	LANE_AHEAD = 640,	    /* bytes that are fetched before they are needed */
 	LANE_BYTES_MIN = 256 << 10, /* two of the largest frames */
 	LANE_BYTES_MAX = 64 << 20,
 	LANE_VNET_BYTES = 16,  /* struct frame_offload (frame.h), then zeros: frames stay aligned */
@@ -78,6 +79,9 @@ struct lane {
 	    committed; /* as head, but right before its frames leave: where a successor begins */
 };
 static_assert(sizeof(struct lane) == 256, "two pairs of cache lines");
+
+/* What runs for every frame: a caller's private copy of an index stays in a register. */
+#define LANE_INLINE static inline __attribute__((always_inline))
 
 /* --- indices ------------------------------------------------------------------------------------
  */
@@ -143,6 +147,23 @@ static inline bool lane_waits_answer(uint32_t *waits)
 	       __atomic_exchange_n(waits, 0, __ATOMIC_SEQ_CST) != 0;
 }
 
+/*
+ * Copies what a record holds; like memcpy, without a call for the short ones: moves that overlap.
+ */
+LANE_INLINE void lane_copy(uint8_t *to, const uint8_t *from, uint32_t bytes)
+{
+	uint8_t last[16];
+
+	if (__builtin_expect(bytes > 256 || bytes < 16, 0)) {
+		memcpy(to, from, bytes);
+		return;
+	}
+	for (uint32_t at = 0; at + 16 < bytes; at += 16)
+		memcpy(to + at, from + at, 16);
+	memcpy(last, from + bytes - 16, 16);
+	memcpy(to + bytes - 16, last, 16);
+}
+
 /* --- the producer -------------------------------------------------------------------------------
  */
 
@@ -178,7 +199,7 @@ static inline void lane_producer_open(struct lane_producer *p, struct lane *lane
  * Where the consumer is now. One that cannot be there has lost its way: whatever it had not read is
  * written over, and it finds out by itself.
  */
-static inline void lane_producer_look(struct lane_producer *p)
+LANE_INLINE void lane_producer_look(struct lane_producer *p)
 {
 	uint64_t head = load_shared_ordered(&p->lane->head);
 
@@ -201,7 +222,7 @@ static inline uint32_t lane_need(const struct lane_producer *p, uint32_t len)
  * Room for a record of `len` bytes (LANE_VNET_BYTES included; at most LANE_FRAME_MAX and those):
  * where they go. NULL: there is none.
  */
-static inline uint8_t *lane_reserve(struct lane_producer *p, uint32_t len)
+LANE_INLINE uint8_t *lane_reserve(struct lane_producer *p, uint32_t len)
 {
 	uint32_t need = lane_need(p, len), at = (uint32_t)p->tail & (p->bytes - 1);
 
@@ -219,11 +240,12 @@ static inline uint8_t *lane_reserve(struct lane_producer *p, uint32_t len)
 		p->tail += p->bytes - at;
 		at = 0;
 	}
+	__builtin_prefetch(p->data + ((at + LANE_AHEAD) & (p->bytes - 1)), 1);
 	return p->data + at + sizeof(struct lane_record);
 }
 
 /* The bytes are where lane_reserve said: a record of `len` bytes. */
-static inline void lane_add(struct lane_producer *p, uint32_t len, uint16_t flags)
+LANE_INLINE void lane_add(struct lane_producer *p, uint32_t len, uint16_t flags)
 {
 	uint8_t *record = p->data + ((uint32_t)p->tail & (p->bytes - 1));
 
@@ -349,45 +371,56 @@ static inline bool lane_left(const struct lane_consumer *c)
 }
 
 /*
- * The next frame, where it lies: it stays until lane_release, and the producer may still write it.
- * False: there is none (lane_ready looks for more), or what was there made no sense (c->resets).
+ * One step of a reader that keeps its indices in registers: as lane_next, from *head on, which it
+ * moves. 1: a frame; 0: there is none before `tail`; -1: nonsense, lane_consumer_reset comes next.
  */
-static inline bool lane_next(struct lane_consumer *c, struct lane_frame *frame)
+LANE_INLINE int lane_step(uint8_t *data, uint32_t bytes, uint64_t *head, uint64_t tail,
+			  struct lane_frame *frame)
 {
 	uint32_t at, span, vnet;
 	uint64_t word, left;
 
 	for (;;) {
-		if (c->head == c->tail)
-			return false;
-		at = (uint32_t)c->head & (c->bytes - 1);
-		left = c->tail - c->head;
-		word = load_shared((const uint64_t *)(const void *)(c->data + at));
+		if (*head == tail)
+			return 0;
+		at = (uint32_t)*head & (bytes - 1);
+		left = tail - *head;
+		word = load_shared((const uint64_t *)(const void *)(data + at));
 		if (__builtin_expect(!(word >> 32 & LANE_SKIP), 1))
 			break;
-		if (c->bytes - at > left) {
-			lane_consumer_reset(c);
-			return false;
-		}
-		c->head += c->bytes - at;
+		if (bytes - at > left)
+			return -1;
+		*head += bytes - at;
 	}
+	__builtin_prefetch(data + ((at + LANE_AHEAD) & (bytes - 1)));
 	frame->len = (uint32_t)word;
 	frame->flags = (uint16_t)(word >> 32);
 	vnet = frame->flags & LANE_VNET ? (uint32_t)LANE_VNET_BYTES : 0;
-	if (__builtin_expect(frame->len < vnet || frame->len > LANE_FRAME_MAX + vnet, 0)) {
-		lane_consumer_reset(c);
-		return false;
-	}
+	if (__builtin_expect(frame->len < vnet || frame->len > LANE_FRAME_MAX + vnet, 0))
+		return -1;
 	span = lane_span(frame->len);
-	if (__builtin_expect(span > left || span > c->bytes - at, 0)) {
-		lane_consumer_reset(c);
-		return false;
-	}
-	frame->data = c->data + at + sizeof(struct lane_record) + vnet;
+	if (__builtin_expect(span > left || span > bytes - at, 0))
+		return -1;
+	frame->data = data + at + sizeof(struct lane_record) + vnet;
 	frame->vnet = vnet ? frame->data - vnet : NULL;
 	frame->len -= vnet;
-	c->head += span;
-	return true;
+	*head += span;
+	return 1;
+}
+
+/*
+ * The next frame, where it lies: it stays until lane_release, and the producer may still write it.
+ * False: there is none (lane_ready looks for more), or what was there made no sense (c->resets).
+ */
+static inline bool lane_next(struct lane_consumer *c, struct lane_frame *frame)
+{
+	uint64_t head = c->head;
+	int found = lane_step(c->data, c->bytes, &head, c->tail, frame);
+
+	c->head = head;
+	if (__builtin_expect(found < 0, 0))
+		lane_consumer_reset(c);
+	return found > 0;
 }
 
 /* What was read is about to leave: a successor does not take it again. */

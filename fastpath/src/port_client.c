@@ -221,29 +221,6 @@ static void client_poll_status(struct port *port, struct port_status *status)
 		 map->outbox_bytes >> 10, map->inbox_bytes >> 10, header);
 }
 
-/* --- copying ------------------------------------------------------------------------------------
- */
-
-/* memcpy for the shortest frames without a call: two moves that may overlap, or a few. */
-static inline void copy_bytes(uint8_t *to, const uint8_t *from, uint32_t bytes)
-{
-	if (__builtin_expect(bytes > SNAPSHOT_BYTES || bytes < 16, 0)) {
-		memcpy(to, from, bytes);
-		return;
-	}
-	if (bytes < 32) {
-		uint8_t last[16];
-
-		memcpy(last, from + bytes - 16, 16);
-		memcpy(to, from, 16);
-		memcpy(to + bytes - 16, last, 16);
-		return;
-	}
-	for (uint32_t at = 0; at + 32 < bytes; at += 32)
-		memcpy(to + at, from + at, 32);
-	memcpy(to + bytes - 32, from + bytes - 32, 32);
-}
-
 /* --- rx: worker ------------------------------------------------------------------------------ */
 
 /* Each turn for nothing costs a system call or two; a rest to poll for the next time. */
@@ -255,51 +232,58 @@ static void rx_wake(struct client_rx *rx)
 		rx->bell_shut = true;
 }
 
-/* The descriptor of the n-th frame of a batch: its beginning in our memory, the rest where it is.
- */
-static inline void rx_frame(struct snapshot_room *room, unsigned n, const struct lane_frame *in,
-			    struct frame *frame)
+/* More than a plain short frame: its rest stays where it is. */
+static void rx_odd(struct frame *rest, const struct lane_frame *in, struct frame *frame)
 {
-	uint8_t *copy = room->bytes[n] + FRAME_HEADROOM;
-	uint32_t first = in->len < SNAPSHOT_BYTES ? in->len : SNAPSHOT_BYTES;
-
-	copy_bytes(copy, in->data, first);
-	*frame = (struct frame){
-	    .data = copy,
-	    .len = first,
-	    .frame_len = in->len,
-	    .headroom = FRAME_HEADROOM,
-	};
 	if (in->len > SNAPSHOT_BYTES) {
-		room->rest[n] = (struct frame){
+		*rest = (struct frame){
 		    .data = in->data + SNAPSHOT_BYTES,
 		    .len = in->len - SNAPSHOT_BYTES,
 		};
-		frame->next = &room->rest[n];
+		frame->len = SNAPSHOT_BYTES;
+		frame->next = rest;
 	}
-	if (__builtin_expect(in->flags, 0)) {
-		if (in->flags & LANE_NO_LEARN)
-			frame->flags = FRAME_NO_LEARN;
-		if (in->vnet)
-			memcpy(&frame->offload, in->vnet, sizeof(frame->offload));
-	}
+	if (in->flags & LANE_NO_LEARN)
+		frame->flags = FRAME_NO_LEARN;
+	if (in->vnet)
+		memcpy(&frame->offload, in->vnet, sizeof(frame->offload));
 }
 
 static int client_rx(struct port_queue *queue, struct frame *batch, unsigned max,
 		     struct port_counters *cell)
 {
 	struct client_rx *rx = queue->priv;
-	uint32_t resets = rx->in.resets;
+	struct snapshot_room *room = rx->room;
+	uint8_t *data = rx->in.data;
+	uint32_t bytes = rx->in.bytes, resets = rx->in.resets;
+	uint64_t head, tail;
 	struct lane_frame in;
 	unsigned count = 0;
+	int found = 0;
 
 	if (__builtin_expect(rx->sleeps, 0))
 		rx_wake(rx);
 	if (lane_ready(&rx->in)) {
-		while (count < max && lane_next(&rx->in, &in)) {
-			rx_frame(rx->room, count, &in, &batch[count]);
+		head = rx->in.head;
+		tail = rx->in.tail;
+		while (count < max && (found = lane_step(data, bytes, &head, tail, &in)) > 0) {
+			uint8_t *copy = room->bytes[count] + FRAME_HEADROOM;
+			struct frame *frame = &batch[count];
+
+			lane_copy(copy, in.data, in.len < SNAPSHOT_BYTES ? in.len : SNAPSHOT_BYTES);
+			*frame = (struct frame){
+			    .data = copy,
+			    .len = in.len,
+			    .frame_len = in.len,
+			    .headroom = FRAME_HEADROOM,
+			};
+			if (__builtin_expect(in.flags || in.len > SNAPSHOT_BYTES, 0))
+				rx_odd(&room->rest[count], &in, frame);
 			count++;
 		}
+		rx->in.head = head;
+		if (__builtin_expect(found < 0, 0))
+			lane_consumer_reset(&rx->in);
 	}
 	if (__builtin_expect(rx->in.resets != resets, 0)) {
 		counter_add(&cell->rx_frames, 1);
@@ -341,23 +325,15 @@ static int client_rx_fd(const struct port_queue *queue)
 
 /* --- tx: worker ------------------------------------------------------------------------------ */
 
-static inline void copy_frame(uint8_t *to, const struct frame *frame)
-{
-	do {
-		copy_bytes(to, frame->data, frame->len);
-		to += frame->len;
-		frame = frame->next;
-	} while (frame);
-}
-
-/* Not a plain frame. False: there is no room. */
+/* In pieces, with an offload, or a monitor's copy. False: there is no room. */
 static bool tx_odd(struct lane_producer *out, const struct frame *frame, bool header)
 {
 	uint32_t vnet = header && (frame->offload.flags || frame->offload.gso_type)
 			    ? (uint32_t)LANE_VNET_BYTES
 			    : 0;
+	uint32_t len = frame->frame_len + vnet;
 	uint16_t flags = frame->flags & FRAME_SENT_COPY ? LANE_TXMON : 0;
-	uint8_t *to = lane_reserve(out, frame->frame_len + vnet);
+	uint8_t *to = lane_reserve(out, len);
 
 	if (!to)
 		return false;
@@ -365,9 +341,39 @@ static bool tx_odd(struct lane_producer *out, const struct frame *frame, bool he
 		memset(to, 0, vnet);
 		memcpy(to, &frame->offload, sizeof(frame->offload));
 		flags |= LANE_VNET;
+		to += vnet;
 	}
-	copy_frame(to + vnet, frame);
-	lane_add(out, frame->frame_len + vnet, flags);
+	for (; frame; frame = frame->next) {
+		lane_copy(to, frame->data, frame->len);
+		to += frame->len;
+	}
+	lane_add(out, len, flags);
+	return true;
+}
+
+static inline bool tx_plain(const struct frame *frame)
+{
+	return !frame->next && !frame->offload.flags && !frame->offload.gso_type &&
+	       !(frame->flags & FRAME_SENT_COPY);
+}
+
+/* False: there is no room. */
+static inline bool tx_frame(struct lane_producer *out, const struct frame *frame, bool header)
+{
+	uint8_t *to;
+
+	if (__builtin_expect(!tx_plain(frame), 0)) {
+		struct lane_producer at = *out; /* whose address is not known outside stays fast */
+		bool fits = tx_odd(&at, frame, header);
+
+		*out = at;
+		return fits;
+	}
+	to = lane_reserve(out, frame->len);
+	if (!to)
+		return false;
+	lane_copy(to, frame->data, frame->len);
+	lane_add(out, frame->len, 0);
 	return true;
 }
 
@@ -377,28 +383,27 @@ static void client_tx(struct port_queue *queue, struct frame *const *frames, uns
 	struct client_tx *tx = queue->priv;
 	const struct client_port *client = queue->port->priv;
 	bool header = atomic_load_explicit(&client->hdr_len, memory_order_relaxed) != 0;
-	uint32_t refused = 0;
+	struct lane_producer out = tx->out;
+	uint32_t too_big = 0, full = 0;
 	uint64_t bytes = 0;
 
 	for (unsigned i = 0; i < count; i++) {
 		const struct frame *frame = frames[i];
 
-		if (__builtin_expect(frame->frame_len > LANE_FRAME_MAX, 0)) {
-			report->drops[DROP_TOO_BIG]++;
-			refused++;
-			continue;
-		}
-		if (__builtin_expect(!tx_odd(&tx->out, frame, header), 0)) {
-			lane_full(&tx->out);
-			report->drops[DROP_QUEUE_FULL]++;
-			refused++;
-			continue;
-		}
-		bytes += frame->frame_len;
+		if (__builtin_expect(frame->frame_len > LANE_FRAME_MAX, 0))
+			too_big++;
+		else if (__builtin_expect(!tx_frame(&out, frame, header), 0))
+			full++;
+		else
+			bytes += frame->frame_len;
 	}
-	report->sent += count - refused;
+	out.full = full;
+	tx->out = out;
+	report->sent += count - too_big - full;
 	report->sent_bytes += bytes;
-	if (refused < count)
+	report->drops[DROP_TOO_BIG] += too_big;
+	report->drops[DROP_QUEUE_FULL] += full;
+	if (too_big + full < count)
 		port_commit(report);
 	if (lane_publish(&tx->out))
 		client_bell_ring(tx->bell);

@@ -142,7 +142,7 @@ static unsigned send_sync(struct program *self, struct lane_producer *out, unsig
 		for (unsigned line = 0; self->options->cold && line < len; line += 64)
 			__builtin_prefetch(self->buffers +
 					   (size_t)((*at + AHEAD) & mask) * BUFFER_BYTES + line);
-		memcpy(to, from, len);
+		lane_copy(to, from, len);
 		lane_add(out, len, 0);
 		++*at;
 	}
@@ -240,7 +240,7 @@ static void *receiver(void *arg)
 			uint8_t *to =
 			    self->buffers + (size_t)(slot++ % WARM_BUFFERS) * BUFFER_BYTES;
 
-			memcpy(to, frame.data, frame.len);
+			lane_copy(to, frame.data, frame.len);
 		}
 		if (lane_release(&in))
 			client_bell_ring(self->bell);
