@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "fastpath/src"
 SHIMS = tuple(ROOT / f"tests/support/{name}_shim.c" for name in ("core", "classify", "conntrack"))
 COMPILED = (
-    *("cbpf", "error", "fdb", "offload", "overlay_inner", "overlay_wire", "parse", "vlan"),
-    *("vxlan_wire", "classify", "classify_build", "classify_list", "classify_plan"),
+    *("cbpf", "error", "fdb", "fdb_view", "offload", "overlay_inner", "overlay_wire", "parse"),
+    *("vlan", "vxlan_wire", "classify", "classify_build", "classify_list", "classify_plan"),
     *("classify_probe", "classify_steps", "classify_table", "flow_cache"),
     *("conntrack", "conntrack_fragments", "conntrack_table", "conntrack_tcp", "conntrack_tuple"),
 )
