@@ -226,7 +226,7 @@ static int seat_join(struct binding *binding)
 	seat = &head->seats[number];
 	if (!binding->region.base || !seat_sane(seat, &binding->link))
 		return -EINVAL;
-	seat->processes++;
+	/* whoever handed the fd over, or was this process before exec, has counted us */
 	binding->seat = (uint32_t)number;
 	binding->adapter = &head->adapters[seat->adapter];
 	memcpy(binding->first, seat->first, sizeof(seat->first));
@@ -244,9 +244,9 @@ static int seat_take(struct binding *binding, const struct bind_wish *wish)
 		error = views_make(binding, wish != NULL);
 		if (!error && wish && wish->offsets)
 			error = offsets_set(binding, wish->offsets);
-		if (error)
+		if (error && wish)
 			seat_leave(&binding->region, binding->seat);
-		else
+		else if (!error)
 			binding->adapter->hdr_len = binding->answer.hdr_len;
 	}
 	region_unlock(binding->region.head);
@@ -349,4 +349,18 @@ void bind_end(struct vsn_session *session)
 	region_close(&binding->region);
 	direct_close(binding->direct);
 	link_close(&binding->link);
+}
+
+void vsn_passed(struct vsn_session *session)
+{
+	struct binding *binding = &session->binding;
+
+	if (!session_enter(session))
+		return;
+	if (atomic_load(&session->bound)) {
+		region_lock(binding->region.head);
+		binding->region.head->seats[binding->seat].processes++;
+		region_unlock(binding->region.head);
+	}
+	session_leave(session);
 }

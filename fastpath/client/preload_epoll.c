@@ -283,7 +283,7 @@ static int tell_members(struct set *set, const struct pollfd *fds, size_t used,
 	size_t members = used - AT_MEMBERS;
 	for (size_t i = 0; i < members && told < room; i++) {
 		/* not always the same one first */
-		const struct pollfd *fd = &fds[AT_MEMBERS + (i + set->turn) % members];
+		const struct pollfd *fd = &fds[AT_MEMBERS + (i + set->turn / 2) % members];
 		struct member *member = fd->revents ? member_of(set, fd->fd) : NULL;
 		if (!member || member->spent)
 			continue;

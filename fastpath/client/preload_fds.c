@@ -242,10 +242,12 @@ VSN_EXPORT int __fcntl(int fd, int command, ...)
 }
 #endif
 
-/* --- received fds ----------------------------------------------------------------------------- */
+/* --- to and from other processes -------------------------------------------------------------- */
 
-static void look_at_received(struct msghdr *message)
+static void every_fd(const struct msghdr *message_, void (*visit)(int fd))
 {
+	/* the macros only read */
+	struct msghdr *message = (struct msghdr *)(uintptr_t)message_;
 	int error = errno;
 	for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part;
 	     part = CMSG_NXTHDR(message, part)) {
@@ -255,17 +257,45 @@ static void look_at_received(struct msghdr *message)
 		for (size_t i = 0; i < count; i++) {
 			int fd;
 			memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
-			look_at_stranger(fd);
+			visit(fd);
 		}
 	}
 	errno = error;
+}
+
+static void is_passed(int fd)
+{
+	struct vsn_session *session = vsn_of(fd);
+	if (session)
+		vsn_passed(session);
+}
+
+VSN_EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+	if (message && message->msg_controllen)
+		every_fd(message, is_passed);
+	return vsn_real.sendmsg(fd, message, flags);
+}
+
+VSN_EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
+{
+	for (unsigned i = 0; messages && i < count; i++)
+		if (messages[i].msg_hdr.msg_controllen)
+			every_fd(&messages[i].msg_hdr, is_passed);
+	return vsn_real.sendmmsg(fd, messages, count, flags);
+}
+
+/* posix_spawn and vfork copy no memory: what their children have is closed by exec. */
+__attribute__((constructor(102))) static void watch_forks(void)
+{
+	pthread_atfork(vsn_forked, NULL, NULL);
 }
 
 VSN_EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
 	ssize_t bytes = vsn_real.recvmsg(fd, message, flags);
 	if (bytes >= 0 && message->msg_controllen)
-		look_at_received(message);
+		every_fd(message, look_at_stranger);
 	return bytes;
 }
 
@@ -275,6 +305,6 @@ VSN_EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int fl
 	int received = vsn_real.recvmmsg(fd, messages, count, flags, timeout);
 	for (int i = 0; i < received; i++)
 		if (messages[i].msg_hdr.msg_controllen)
-			look_at_received(&messages[i].msg_hdr);
+			every_fd(&messages[i].msg_hdr, look_at_stranger);
 	return received;
 }

@@ -89,6 +89,16 @@ static void *raw_mmap(void *addr, size_t bytes, int prot, int flags, int fd, off
 	return (void *)syscall(SYS_mmap, addr, bytes, prot, flags, fd, offset); /* NOLINT */
 }
 
+static ssize_t raw_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+	return syscall(SYS_sendmsg, fd, message, flags);
+}
+
+static int raw_sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
+{
+	return (int)syscall(SYS_sendmmsg, fd, messages, count, flags);
+}
+
 static ssize_t raw_recvmsg(int fd, struct msghdr *message, int flags)
 {
 	return syscall(SYS_recvmsg, fd, message, flags);
@@ -175,6 +185,8 @@ struct vsn_real vsn_real = {
     .fcntl = raw_fcntl,
     .ioctl = raw_ioctl,
     .mmap = raw_mmap,
+    .sendmsg = raw_sendmsg,
+    .sendmmsg = raw_sendmmsg,
     .recvmsg = raw_recvmsg,
     .recvmmsg = raw_recvmmsg,
     .poll = raw_poll,
@@ -215,6 +227,8 @@ __attribute__((constructor(101))) static void find_real(void)
 	NEXT(fcntl);
 	NEXT(ioctl);
 	NEXT(mmap);
+	NEXT(sendmsg);
+	NEXT(sendmmsg);
 	NEXT(recvmsg);
 	NEXT(recvmmsg);
 	NEXT(poll);

@@ -33,6 +33,8 @@ struct vsn_real {
 	int (*fcntl)(int fd, int command, ...);
 	int (*ioctl)(int fd, unsigned long request, ...);
 	void *(*mmap)(void *addr, size_t bytes, int prot, int flags, int fd, off_t offset);
+	ssize_t (*sendmsg)(int fd, const struct msghdr *message, int flags);
+	int (*sendmmsg)(int fd, struct mmsghdr *messages, unsigned count, int flags);
 	ssize_t (*recvmsg)(int fd, struct msghdr *message, int flags);
 	int (*recvmmsg)(int fd, struct mmsghdr *messages, unsigned count, int flags,
 			struct timespec *timeout);

@@ -20,17 +20,17 @@ ROOT = Path(__file__).resolve().parents[2]
 SANITIZED = re.compile("asan|tsan|ubsan|fuzz")  # builds too slow to measure with
 
 
-def tool(name: str) -> str:
-    """Path of one of the tools of tests/bench; FileNotFoundError says how to build it."""
+def tool(name: str, area: str = "bench") -> str:
+    """Path of one of the tools of tests/AREA; FileNotFoundError says how to build it."""
     found = [
         path
         for top in ROOT.glob("build*")
-        for path in top.rglob(f"tests/bench/{name}")
+        for path in top.rglob(f"tests/{area}/{name}")
         if path.is_file() and not SANITIZED.search(str(path.relative_to(ROOT)))
     ]
     if not found:
         raise FileNotFoundError(
-            f"tests/bench/{name} is not built: run `meson setup build && meson compile -C build`"
+            f"tests/{area}/{name} is not built: run `meson setup build && meson compile -C build`"
         )
     return str(max(found, key=lambda path: path.stat().st_mtime))
 
