@@ -274,6 +274,6 @@ void seat_leave(struct region *region, uint32_t number)
 {
 	struct seat *seat = &region->head->seats[number];
 
-	if (seat->session && (!seat->processes || --seat->processes == 0))
+	if (seat->session && __atomic_fetch_sub(&seat->processes, 1, __ATOMIC_RELAXED) <= 1)
 		seat_free(region, seat);
 }

@@ -293,6 +293,32 @@ static void direct_bind(struct vsn_session *session)
 
 /* --- sessions --- */
 
+/*
+ * One process more for each seat, before there are two. (The child of a fork that fails, or that
+ * only calls exec, is never counted off: its seats stay taken as long as the region is.)
+ */
+static void seat_forked(struct vsn_session *session)
+{
+	struct binding *binding = &session->binding;
+
+	if (atomic_load(&session->bound))
+		__atomic_fetch_add(&binding->region.head->seats[binding->seat].processes, 1,
+				   __ATOMIC_RELAXED);
+}
+
+static void before_fork(void)
+{
+	session_all(seat_forked);
+}
+
+static void count_forks(void)
+{
+	static atomic_flag counted = ATOMIC_FLAG_INIT;
+
+	if (!atomic_flag_test_and_set(&counted))
+		pthread_atfork(before_fork, NULL, NULL);
+}
+
 int bind_answer(struct vsn_session *session, const struct client_answer *answer, int fds[],
 		unsigned n, const struct bind_wish *wish)
 {
@@ -321,6 +347,7 @@ int bind_answer(struct vsn_session *session, const struct client_answer *answer,
 		return error;
 	}
 	direct_bind(session);
+	count_forks();
 	atomic_store(&session->gone, false);
 	atomic_store_explicit(&session->bound, true, memory_order_release);
 	return 0;

@@ -74,8 +74,8 @@ struct adapter {
 
 /* A registration in the region: what its end gives back. Locked by the region's lock. */
 struct seat {
-	uint32_t session; /* its number; 0: free */
-	uint32_t processes;
+	uint32_t session;   /* its number; 0: free */
+	uint32_t processes; /* that have it; also changed without the lock, before a fork */
 	uint32_t adapter;
 	uint32_t first[RING_SIDES], last[RING_SIDES]; /* rings [first, last) */
 	uint32_t extra_bufs;
@@ -114,6 +114,7 @@ struct link {
 	uint32_t side;		    /* of client_memory.h */
 	uint32_t rings[RING_SIDES]; /* lanes that we write, that we read */
 	int bells[VSN_RINGS_MAX];   /* our ends, one a ring pair; hidden fds */
+	bool shut[VSN_RINGS_MAX];   /* nobody has the other end: it would ring for ever */
 };
 
 /* The region as this process has mapped it. */
@@ -170,6 +171,8 @@ struct vsn_session {
 /* session.c */
 bool session_enter(struct vsn_session *session); /* false: it has been closed */
 void session_leave(struct vsn_session *session);
+/* visit for every session that is not closed. */
+void session_all(void (*visit)(struct vsn_session *session));
 /* visit(fd) for every fd that names the session, until it returns true. */
 void session_visit(struct vsn_session *session, bool (*visit)(int fd, void *data), void *data);
 

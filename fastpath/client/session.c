@@ -14,6 +14,7 @@ enum { CHUNK = 1024, CHUNKS = VSN_FDS_MAX / CHUNK, SESSIONS_MAX = 4096 };
 /* fd -> session, in chunks that are made when first needed and never go */
 static _Atomic(_Atomic(struct vsn_session *) *) chunks[CHUNKS];
 static _Atomic(struct vsn_session *) sessions;
+static _Atomic unsigned sessions_end; /* behind every one that was ever used */
 
 bool own_trylock(struct own_lock *lock)
 {
@@ -75,6 +76,14 @@ static struct vsn_session *sessions_all(void)
 	return all;
 }
 
+static void raise_end(unsigned end)
+{
+	unsigned was = atomic_load(&sessions_end);
+
+	while (was < end && !atomic_compare_exchange_weak(&sessions_end, &was, end))
+		;
+}
+
 /* A new session, named by fd. */
 static struct vsn_session *session_new(int fd)
 {
@@ -89,6 +98,7 @@ static struct vsn_session *session_new(int fd)
 
 		if (!atomic_compare_exchange_strong(&session->used, &unused, 1))
 			continue;
+		raise_end(i + 1);
 		atomic_store(&session->fd, fd);
 		atomic_store(&session->lock.holder, 0);
 		atomic_store(&session->binding_lock.holder, 0);
@@ -119,6 +129,17 @@ bool session_enter(struct vsn_session *session)
 		if (atomic_compare_exchange_weak(&session->calls, &calls, calls + 1))
 			return true;
 	return false;
+}
+
+void session_all(void (*visit)(struct vsn_session *session))
+{
+	struct vsn_session *all = atomic_load(&sessions);
+
+	for (unsigned i = 0; i < atomic_load(&sessions_end); i++)
+		if (session_enter(&all[i])) {
+			visit(&all[i]);
+			session_leave(&all[i]);
+		}
 }
 
 int vsn_open(bool cloexec)

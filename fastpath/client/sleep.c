@@ -72,7 +72,7 @@ static int fds_of(struct vsn_session *session, struct pollfd fds[VSN_BELLS_MAX])
 		bool bound = (r >= binding->first[RING_TX] && r < binding->last[RING_TX]) ||
 			     (r >= binding->first[RING_RX] && r < binding->last[RING_RX]);
 
-		if (bound && link->bells[r] >= 0)
+		if (bound && link->bells[r] >= 0 && !link->shut[r])
 			fds[n++] = (struct pollfd){.fd = link->bells[r], .events = POLLIN};
 	}
 	/* only to learn that the switch has gone */
@@ -108,7 +108,7 @@ static void awake_bound(struct vsn_session *session)
 		lane_waits_clear(&binding->views[RING_TX][r].lane->producer_waits);
 	for (uint32_t r = 0; r < VSN_RINGS_MAX; r++)
 		if (binding->link.bells[r] >= 0 && !client_bell_take(binding->link.bells[r]))
-			binding->link.bells[r] = -1;
+			binding->link.shut[r] = true;
 	if (binding->direct)
 		direct_awake(binding->direct);
 	if (sys_poll(&connection, 1, 0) > 0 && connection.revents & (POLLHUP | POLLERR))
