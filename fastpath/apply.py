@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
+from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -63,6 +64,7 @@ class _Live:
     ports: dict[str, plan.Device] = field(default_factory=dict)
     statics: dict[str, WireStatic] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+    worn: set[str] = field(default_factory=set)  # that get a new device
     ifindexes: dict[str, int] = field(default_factory=dict)
     published: tuple[list[PlacedBridge], list[PlacedPort]] | None = None
 
@@ -110,7 +112,12 @@ class Applier:
         self._bridges: dict[str, WireBridge] = {}
         self._ports: dict[str, WirePort] = {}
         self._statics: dict[str, WireStatic] = {}
-        self.wanted = plan.Wanted(self._bridges, self._ports, self._statics)
+        self.locals = plan.Locals()
+        self.wanted = plan.Wanted(
+            ChainMap(self._bridges, self.locals.bridges),
+            ChainMap(self._ports, self.locals.ports),
+            self._statics,
+        )
         self.rules = RuleSets(
             rule_tables or RuleTables(engine), limits, self.outcomes, self._next_generation, wall
         )
@@ -244,16 +251,36 @@ class Applier:
 
     def _place(self) -> None:
         """Give everything its number before anything is in force, and tell the rules."""
-        for name in self._bridges:
+        bridges, ports = self.wanted.bridges, self.wanted.ports
+        for name in bridges:
             with contextlib.suppress(NativeError):  # told when the step comes to it
                 self._slot(self.bridge_slots, name, self._limits["bridges_max"], "bridges")
-        for name in self._ports:
+        for name in ports:
             with contextlib.suppress(NativeError):
                 self._slot(self.port_slots, name, self._limits["ports_max"], "ports")
         self.rules.place(
-            {name: self.port_slots[name] for name in self._ports if name in self.port_slots},
-            {name: self.bridge_slots[name] for name in self._bridges if name in self.bridge_slots},
+            {name: self.port_slots[name] for name in ports if name in self.port_slots},
+            {name: self.bridge_slots[name] for name in bridges if name in self.bridge_slots},
         )
+
+    def forgive(self, name: str) -> None:
+        """A port of that name was refused; this is another one."""
+        self._refused.discard(name)
+        self.outcomes.forget([f"port/{name}"])
+
+    def wear_out(self, name: str) -> None:
+        """The port gets a new device, if it is wanted: what somebody had is never another one's."""
+        if name in self.held:
+            self._live.worn.add(name)
+        self.outcomes.forget([f"port/{name}"])
+
+    def follow_locals(self) -> None:
+        """``locals`` changed, or a device was worn out."""
+        self.reconcile(retry=False)
+
+    def in_force(self, name: str) -> bool:
+        """The port is attached, and to a device that stays."""
+        return name in self._live.ports and name not in self._live.worn
 
     def retry_rules(self) -> None:
         """Sets that were refused for want of room, or by the engine, are tried again."""
@@ -302,7 +329,7 @@ class Applier:
         if answer.bundle is None:
             close_all(fds)
             self._refused.add(answer.name)
-            if key in self.objects:
+            if answer.name in self.wanted.ports:
                 self.outcomes.fail(key, outcomes.refused(answer.code, answer.message))
             return
         old = self.held.pop(answer.name, None)
@@ -313,7 +340,7 @@ class Applier:
     def keeper_gone(self) -> None:
         """What was asked is not coming."""
         for asked in self._asked.values():
-            if f"port/{asked.name}" in self.objects:
+            if asked.name in self.wanted.ports:
                 self.outcomes.fail(f"port/{asked.name}", outcomes.ABSENT)
         self._asked.clear()
 
@@ -379,6 +406,7 @@ class Applier:
             held={name: held.device for name, held in self.held.items()},
             statics=self._live.statics,
             lost=self._live.lost & self._live.ports.keys(),
+            worn=self._live.worn,
             asked=self._refused | {asked.name for asked in self._asked.values()},
         )
 
@@ -492,6 +520,7 @@ class Applier:
             return  # could not be detached; the next pass tries again
         if self._send(channel.Release(name), []):
             close_all(self.held.pop(name).fds)
+            self._live.worn.discard(name)
         # else: a new keeper gets it and is told again
 
     def _set_static(self, static: WireStatic) -> None:

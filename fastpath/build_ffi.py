@@ -28,6 +28,9 @@ HEADERS = (
     "portspec.h",
     "netmap_device.h",
     "client_link.h",
+    "netmap_abi.h",
+    "client_wire.h",
+    "client_view.h",
 )
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
 

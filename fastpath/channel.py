@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -53,6 +54,14 @@ class Region(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """A memfd, or a listening socket; the one fd travels along. Replaces one of that name."""
 
     name: str
+
+
+class Session(msgspec.Struct, frozen=True, tag_field="t", tag=True):
+    """A netmap program that has a port; its connection, its memory and what only it has travel
+    along. Replaces the one of that number. ``state``: only forwarders read it."""
+
+    id: int
+    state: str
 
 
 # --- keeper to forwarder ------------------------------------------------------------------------
@@ -144,6 +153,12 @@ class Forget(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     name: str
 
 
+class SessionGone(msgspec.Struct, frozen=True, tag_field="t", tag=True):
+    """The program has closed its port: close what was kept of it."""
+
+    id: int
+
+
 class Holding(msgspec.Struct, frozen=True, tag_field="t", tag=True):
     """End of the answer to ``TakeBack``."""
 
@@ -161,6 +176,7 @@ class Refusal(msgspec.Struct, frozen=True, tag_field="t", tag=True):
 Message = (
     Bundle
     | Region
+    | Session
     | Prepare
     | Adopt
     | TakeBack
@@ -173,6 +189,7 @@ Message = (
     | Acquire
     | Release
     | Forget
+    | SessionGone
     | Holding
     | Refusal
 )
@@ -289,6 +306,15 @@ def _packet(body: bytes, ancillary: list[tuple[int, int, bytes]], flags: int) ->
         close_all(fds)
         raise ChannelError(str(error)) from error
     return Packet(message, fds, sender[0] if sender else None, sender[1] if sender else None)
+
+
+def is_memory(fd: int) -> bool:
+    """Only memory files have seals, set or not."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return False
+    return True
 
 
 def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:

@@ -22,9 +22,11 @@ import traceback  # noqa: F401
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from fastpath import channel, connections, native, rights
+from fastpath import channel, client_sessions, connections, native, rights
 from fastpath.apply import Applier, HeldPort
 from fastpath.channel import Channel, ChannelClosed, ChannelError, Packet, close_all
+from fastpath.client_sessions import Left
+from fastpath.clients import Clients
 from fastpath.native import Engine
 from fastpath.native_connections import ConnectionTable
 from fastpath.regions import (
@@ -32,6 +34,7 @@ from fastpath.regions import (
     CONTROL_SOCKET,
     FDB_PREFIX,
     HANDOVER_SOCKET,
+    NETMAP_SOCKET,
     STATE,
     STATS,
     StateStore,
@@ -86,7 +89,7 @@ def run(channel_fd: int) -> int:
         native.sandbox_drop(prepare.uid, prepare.gid)
         native.sandbox_enter()
         keeper.send(channel.Ready(os.getpid()))
-        adopt, held, links = _wait(inbox, regions)
+        adopt, held, links, left = _wait(inbox, regions)
     except ChannelClosed:
         log.info("the keeper of this standby is gone")
         return 0
@@ -97,7 +100,7 @@ def run(channel_fd: int) -> int:
         {link.ifindex: link.name for link in links if not link.gone},
     )
     forwarder = Forwarder(keeper, prepare, adopt, regions, store, facts, identity_build)
-    forwarder.start(held)
+    forwarder.start(held, left)
     log.info("forwarding %d ports after %.1f ms", len(held), (time.monotonic() - started) * 1000)
     return forwarder.loop(wake)
 
@@ -126,8 +129,9 @@ def _prepare(inbox: _Inbox) -> tuple[channel.Prepare, dict[str, int]]:
 
 def _wait(
     inbox: _Inbox, regions: dict[str, int]
-) -> tuple[channel.Adopt, dict[str, HeldPort], list[channel.Link]]:
+) -> tuple[channel.Adopt, dict[str, HeldPort], list[channel.Link], list[Left]]:
     held: dict[str, HeldPort] = {}
+    sessions: list[Left] = []
     links: list[channel.Link] = []
     while True:
         packet = inbox.get()
@@ -136,10 +140,14 @@ def _wait(
                 regions[name] = packet.fds[0]
             case channel.Bundle() as bundle:
                 held[bundle.name] = HeldPort(bundle, packet.fds)
+            case channel.Session() as message:
+                left = client_sessions.left(message, packet.fds)
+                if left is not None:
+                    sessions.append(left)
             case channel.Link() as link:
                 links.append(link)
             case channel.Adopt() as adopt:
-                return adopt, held, links
+                return adopt, held, links, sessions
             case channel.Stop():
                 raise ChannelClosed("told to stop")
             case other:
@@ -204,9 +212,19 @@ class Forwarder:
             uids=frozenset({0, prepare.keeper_uid, os.getuid()}),
             gid=prepare.control_gid,
         )
+        self._clients = Clients(
+            self._selector,
+            socket.socket(fileno=os.dup(regions[NETMAP_SOCKET])),
+            self._applier,
+            self._to_keeper,
+            limits,
+            self._identity.uids,
+            adopt.restarts,
+        )
 
-    def start(self, held: dict[str, HeldPort]) -> None:
+    def start(self, held: dict[str, HeldPort], left: list[Left]) -> None:
         """Frames first, then everybody else."""
+        self._clients.restore(left)  # whose ports are wanted, too
         self._applier.adopt(held, self._fdbs)
         assert self._keeper is not None
         self._selector.register(self._keeper, selectors.EVENT_READ, self._from_keeper)
@@ -215,7 +233,10 @@ class Forwarder:
         self._handover = handover
         self._selector.register(handover, selectors.EVENT_READ, self._accept_keeper)
         control = socket.socket(fileno=os.dup(self._regions[CONTROL_SOCKET]))
-        self._server = Server(self._selector, control, self._applier, self._identity, self._facts)
+        self._server = Server(
+            self._selector, control, self._applier, self._identity, self._facts, self._clients
+        )
+        self._clients.settle()
 
     def loop(self, wake: socket.socket) -> int:
         """Until told to stop."""
@@ -229,6 +250,8 @@ class Forwarder:
                 self._guarded(self._work, 0)
             if self._answers and time.monotonic() >= self._answers_due:
                 self._guarded(lambda _: self._reconcile(), 0)
+            if time.monotonic() >= self._clients.due:
+                self._guarded(lambda _: self._clients.wake(), 0)
             if time.monotonic() >= self._log_due:
                 self._guarded(self._push_log, 0)
             if time.monotonic() >= next_tick:
@@ -242,7 +265,9 @@ class Forwarder:
         """Until there is something to do without anybody asking."""
         if self._applier.busy:
             return 0.0
-        due = min(next_tick, self._answers_due) if self._answers else next_tick
+        due = min(next_tick, self._clients.due)
+        if self._answers:
+            due = min(due, self._answers_due)
         if self._server is not None and self._server.logs:
             due = min(due, self._log_due)
         return max(0.0, due - time.monotonic())
@@ -269,9 +294,12 @@ class Forwarder:
     def _tick(self, _: int) -> None:
         self._engine.tick()
         self._applier.tick()
+        self._clients.tick()
         self._pump()
 
     def _pump(self) -> None:
+        """What waited for something that may be there by now."""
+        self._clients.settle()
         if self._server is not None:
             self._server.pump()
 
@@ -414,6 +442,7 @@ class Forwarder:
             keeper.send(channel.Region(FDB_PREFIX + bridge), [fd])
         for held in self._applier.held.values():
             keeper.send(held.bundle, held.fds)
+        self._clients.hand_over(keeper)
         keeper.send(channel.Holding(os.getpid(), self._restarts, self._facts.limits))
         self._keeper = keeper
         self._selector.register(keeper, selectors.EVENT_READ, self._from_keeper)

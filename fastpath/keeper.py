@@ -24,6 +24,7 @@ from fastpath import channel, native, rights, vale
 from fastpath.channel import Bundle, ChannelClosed, ChannelError, Packet, close_all
 from fastpath.children import Child, spawn
 from fastpath.devices import LinkMonitor
+from fastpath.kept_sessions import KeptSessions
 from fastpath.native_connections import conntrack_bytes
 from fastpath.opener import Opener, OpenError, Policy
 from fastpath.regions import (
@@ -31,6 +32,7 @@ from fastpath.regions import (
     CONTROL_SOCKET,
     FDB_PREFIX,
     HANDOVER_SOCKET,
+    NETMAP_SOCKET,
     STATE,
     STATE_BYTES,
     STATS,
@@ -52,6 +54,11 @@ DEFAULT_LIMITS = {
     "rule_matches_max": 1 << 16,
     "policers_max": 256,
     "clients_max": 32,
+    "netmap_connections_max": 1024,
+    "netmap_connections_user_max": 256,
+    "netmap_ports_user_max": 64,
+    "netmap_requests_s": 1000,
+    "netmap_opens_s": 100,
     "spin_us": 200,
     "connections_max": 65536,
     "connections_port_max": 0,  # a quarter of them
@@ -132,6 +139,7 @@ class Keeper:
         self._monitor = LinkMonitor()
         self._bundles: dict[str, tuple[Bundle, list[int]]] = {}
         self._regions: dict[str, int] = {}
+        self._sessions = KeptSessions(self._limits)
         self._active: Child | None = None
         self._standby: Child | None = None
         self._restarts = -1  # the first promotion is none
@@ -192,6 +200,7 @@ class Keeper:
             CONNTRACK: make_region("conntrack", conntrack_bytes(limits["connections_max"])),
             CONTROL_SOCKET: self._rundir.listen_control().detach(),
             HANDOVER_SOCKET: self._rundir.listen_handover().detach(),
+            NETMAP_SOCKET: self._rundir.listen_netmap().detach(),
         }
         self._start_standby()
 
@@ -207,6 +216,9 @@ class Keeper:
             else:
                 log.warning("the forwarder holds port %s, which is not allowed any more", name)
                 close_all(fds)
+        self._sessions = KeptSessions(self._limits)
+        for session, fds in taken.sessions.values():
+            self._sessions.keep(session, fds)
         self._active = taken.child
         self._watch(taken.child)
         for link in self._monitor.links.values():
@@ -239,6 +251,7 @@ class Keeper:
             child.close()
         for name in list(self._bundles):
             self._release(name)
+        self._sessions.close()
         close_all(list(self._regions.values()))
         self._monitor.close()
         self._rundir.clean()
@@ -325,6 +338,8 @@ class Keeper:
                 self._send(child, channel.Region(name), [fd])
         for bundle, fds in self._bundles.values():
             self._send(child, bundle, fds)
+        for session, fds in self._sessions:
+            self._send(child, session, fds)
         for link in self._monitor.links.values():
             self._send(child, link)
         self._restarts += 1
@@ -397,6 +412,10 @@ class Keeper:
                 self._keep(name, packet.fds)
             case channel.Forget(name) if child is self._active:
                 self._keep(name, [])
+            case channel.Session() as session if child is self._active:
+                self._sessions.keep(session, packet.fds)
+            case channel.SessionGone(id) if child is self._active:
+                self._sessions.forget(id)
             case other:
                 close_all(packet.fds)
                 raise ChannelError(f"unexpected {type(other).__name__}")

@@ -39,13 +39,24 @@ class Wanted:
     statics: Mapping[str, WireStatic] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Locals:
+    """What is wanted besides the configuration: ports of netmap programs that nobody declared.
+
+    What the configuration has of the same name goes before.
+    """
+
+    bridges: dict[str, WireBridge] = field(default_factory=dict)
+    ports: dict[str, WirePort] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Actual:
     """What the engine and the keeper have now.
 
     bridges: name -> entries_max it was made with; ports: name -> device it is attached to;
     held: name -> device whose fds are here; lost: attached ports whose device is gone;
-    asked: ports the keeper is opening a device for.
+    asked: ports the keeper is opening a device for; worn: ports whose device must go.
     """
 
     bridges: Mapping[str, int]
@@ -54,6 +65,7 @@ class Actual:
     statics: Mapping[str, WireStatic]
     lost: Set[str] = frozenset()
     asked: Set[str] = frozenset()
+    worn: Set[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +142,12 @@ def plan(actual: Actual, wanted: Wanted) -> list[Step]:
     gone_ports = {
         name
         for name, had in actual.ports.items()
-        if name in actual.lost or not _same_device(wanted, name, had)
+        if name in actual.lost or name in actual.worn or not _same_device(wanted, name, had)
     }
     gone_held = {
         name
         for name, had in actual.held.items()
-        if name in gone_ports or not _same_device(wanted, name, had)
+        if name in gone_ports or name in actual.worn or not _same_device(wanted, name, had)
     }
     steps: list[Step] = []
     added = [b for name, b in wanted.bridges.items() if name not in actual.bridges]

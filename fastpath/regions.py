@@ -35,6 +35,7 @@ STATS = "stats"
 CONNTRACK = "conntrack"
 CONTROL_SOCKET = "listen/control"
 HANDOVER_SOCKET = "listen/handover"
+NETMAP_SOCKET = "listen/netmap"
 FDB_PREFIX = "fdb/"
 # Sparse: only what is written costs memory. A rule takes 200 bytes, more with long lists.
 STATE_BYTES = 512 << 20

@@ -4,6 +4,9 @@ keeper.lock     flock held while a keeper lives; a second one says so and ends
 keeper.pid      forwarder.pid      written whole or not at all
 forwarder.sock  stream, for the control plane; 0660, group of the control plane
 handover.sock   packets, for the next keeper; 0600
+netmap.sock     packets, for netmap programs; 0666, who may have which port is decided by port
+
+Everybody may pass through the directory, to netmap.sock; nobody else may list it.
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ import socket
 from pathlib import Path
 
 BACKLOG = 64
+NETMAP_BACKLOG = 1024
+MODE = 0o751
 SOCKET_PATH_BYTES_MAX = 107
+SOCKETS = ("forwarder.sock", "handover.sock", "netmap.sock")
 
 
 class RunDirError(Exception):
@@ -23,7 +29,7 @@ class RunDirError(Exception):
 
 
 class RunDir:
-    """``path`` is made when missing: 0750, group ``control_gid``."""
+    """``path`` is made when missing: 0751, group ``control_gid``."""
 
     def __init__(self, path: Path, control_gid: int) -> None:
         self.path = path
@@ -32,8 +38,8 @@ class RunDir:
         if len(os.fsencode(path / "forwarder.sock")) > SOCKET_PATH_BYTES_MAX:
             raise RunDirError(f"the run directory's path is too long for sockets: {path}")
         try:
-            path.mkdir(mode=0o750, parents=True, exist_ok=True)
-            path.chmod(0o750)
+            path.mkdir(mode=MODE, parents=True, exist_ok=True)
+            path.chmod(MODE)
         except OSError as error:
             raise RunDirError(f"run directory {path}: {error.strerror}") from error
         self._give(path)
@@ -82,7 +88,13 @@ class RunDir:
         """handover.sock, in place of a stale one."""
         return self._listen("handover.sock", socket.SOCK_SEQPACKET, 0o600)
 
-    def _listen(self, name: str, kind: socket.SocketKind, mode: int) -> socket.socket:
+    def listen_netmap(self) -> socket.socket:
+        """netmap.sock, in place of a stale one."""
+        return self._listen("netmap.sock", socket.SOCK_SEQPACKET, 0o666, NETMAP_BACKLOG)
+
+    def _listen(
+        self, name: str, kind: socket.SocketKind, mode: int, backlog: int = BACKLOG
+    ) -> socket.socket:
         path = self.path / name
         path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, kind)
@@ -92,7 +104,7 @@ class RunDir:
         finally:
             os.umask(before)
         path.chmod(mode)
-        sock.listen(BACKLOG)
+        sock.listen(backlog)
         return sock
 
     def connect_handover(self) -> socket.socket | None:
@@ -108,7 +120,7 @@ class RunDir:
 
     def clean(self) -> None:
         """Leave nothing behind but the lock file, whose removal would race with the next one."""
-        for name in ("forwarder.sock", "handover.sock", "keeper.pid", "forwarder.pid"):
+        for name in (*SOCKETS, "keeper.pid", "forwarder.pid"):
             (self.path / name).unlink(missing_ok=True)
         if self._lock_fd >= 0:
             os.close(self._lock_fd)

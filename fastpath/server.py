@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from fastpath import analysis, connections, delta, report, rule_report, traces
 from fastpath.apply import Applier
 from fastpath.channel import peer_credentials
+from fastpath.clients import Clients
 from fastpath.delta import Delta, RefusalError, Snapshot
 from fastpath.native import NativeError
 from fastpath.protocol import (
@@ -26,11 +27,11 @@ from fastpath.protocol import (
     Apply,
     Begin,
     Chunk,
-    ClientRows,
     Commit,
     Decoder,
     Event,
     EvictClient,
+    Evicted,
     FlushConnections,
     Flushed,
     FlushFdb,
@@ -129,7 +130,9 @@ class Server:
         applier: Applier,
         identity: Identity,
         facts: Facts,
+        programs: Clients,
     ) -> None:
+        self._programs = programs
         self._selector = selector
         self._listener = listener
         self._applier = applier
@@ -306,10 +309,13 @@ class Server:
                 self._send(client, found)
             case FlushConnections(id, query):
                 self._send(client, Flushed(id, connections.flush(self._applier, query)))
-            case GetClients(id):
-                self._send(client, ClientRows(id, (), 0))
+            case GetClients(id, cursor, limit):
+                self._send(client, self._programs.rows(id, cursor, limit))
             case EvictClient(id, number):
-                self._send(client, Refused(id, "NOT_FOUND", f"there is no client {number}"))
+                if self._programs.evict(number):
+                    self._send(client, Evicted(id))
+                else:
+                    self._send(client, Refused(id, "NOT_FOUND", f"there is no client {number}"))
             case Ping(id):
                 self._send(client, Pong(id))
             case _:

@@ -16,11 +16,18 @@ from dataclasses import dataclass, field
 from fastpath import channel
 from fastpath.channel import Bundle, Channel, ChannelClosed, ChannelError, Packet, close_all
 from fastpath.children import Child
-from fastpath.regions import CONNTRACK, CONTROL_SOCKET, HANDOVER_SOCKET, STATE, STATS
+from fastpath.regions import (
+    CONNTRACK,
+    CONTROL_SOCKET,
+    HANDOVER_SOCKET,
+    NETMAP_SOCKET,
+    STATE,
+    STATS,
+)
 from fastpath.rundir import RunDir, RunDirError
 
 ANSWER_S = 5.0
-NEEDED = {STATE, STATS, CONNTRACK, CONTROL_SOCKET, HANDOVER_SOCKET}
+NEEDED = {STATE, STATS, CONNTRACK, CONTROL_SOCKET, HANDOVER_SOCKET, NETMAP_SOCKET}
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +41,20 @@ class Taken:
     limits: dict[str, int]
     regions: dict[str, int]
     bundles: dict[str, tuple[Bundle, list[int]]]
+    sessions: dict[int, tuple[channel.Session, list[int]]]
 
 
 @dataclass(slots=True)
 class _Collected:
     regions: dict[str, int] = field(default_factory=dict)
     bundles: dict[str, tuple[Bundle, list[int]]] = field(default_factory=dict)
+    sessions: dict[int, tuple[channel.Session, list[int]]] = field(default_factory=dict)
     pid: int | None = None
     pidfd: int = -1
 
     def close(self) -> None:
         close_all(list(self.regions.values()))
-        for _, fds in self.bundles.values():
+        for _, fds in (*self.bundles.values(), *self.sessions.values()):
             close_all(fds)
         if self.pidfd >= 0:
             os.close(self.pidfd)
@@ -73,7 +82,14 @@ def take_back(rundir: RunDir, uids: set[int]) -> Taken | None:
         raise RunDirError(f"forwarder {pid} runs but does not hand over: {error}") from error
     assert collected.pid is not None
     child = Child(collected.pid, collected.pidfd, peer, own=False)
-    return Taken(child, holding.restarts, holding.limits, collected.regions, collected.bundles)
+    return Taken(
+        child,
+        holding.restarts,
+        holding.limits,
+        collected.regions,
+        collected.bundles,
+        collected.sessions,
+    )
 
 
 def _collect(peer: Channel, collected: _Collected, uids: set[int]) -> channel.Holding:
@@ -89,6 +105,8 @@ def _collect(peer: Channel, collected: _Collected, uids: set[int]) -> channel.Ho
                     collected.regions[name] = packet.fds[0]
                 case channel.Bundle() as bundle:
                     collected.bundles[bundle.name] = (bundle, packet.fds)
+                case channel.Session() as session:
+                    collected.sessions[session.id] = (session, packet.fds)
                 case channel.Refusal(message):
                     raise ChannelError(message)
                 case channel.Holding() as holding:

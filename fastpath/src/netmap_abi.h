@@ -136,6 +136,7 @@ struct nmreq_header {
 	uint64_t nr_body;    /* address of the type's struct */
 };
 
+/* cffi: begin */
 /* nr_mode: which rings */
 enum netmap_mode {
 	NR_REG_DEFAULT = 0,
@@ -161,6 +162,7 @@ enum netmap_flag {
 	NR_DO_RX_POLL = 0x10000,
 	NR_NO_TX_POLL = 0x20000
 };
+/* cffi: end */
 
 struct nmreq_register {
 	uint64_t nr_offset;   /* out: netmap_if in the region */

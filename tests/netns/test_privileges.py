@@ -191,7 +191,7 @@ def test_the_interpreter_may_lie_where_the_forwarder_cannot_go(home: Path) -> No
 
 def test_the_run_directory_is_closed_to_others(path: FastPath) -> None:
     info = path.run.stat()
-    assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o750, 0, CONTROL_GID)
+    assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o751, 0, CONTROL_GID)
     info = (path.run / "forwarder.sock").stat()
     assert (stat.S_IMODE(info.st_mode), info.st_gid) == (0o660, CONTROL_GID)
     assert stat.S_IMODE((path.run / "handover.sock").stat().st_mode) == 0o600

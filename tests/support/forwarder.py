@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fastpath import channel, native
 from fastpath.apply import Applier
+from fastpath.clients import Clients
 from fastpath.keeper import DEFAULT_LIMITS
 from fastpath.native import Engine, NativeError
 from fastpath.regions import StateStore
@@ -30,6 +31,7 @@ class Forwarder:
 
     def __init__(self, path: Path, state_fd: int, limits: Mapping[str, int] = LIMITS) -> None:
         self.path = path
+        self.netmap_path = path.with_name(f"{path.name}.netmap")
         self.now = time.time()  # what rules that expire are told
         self.answer = True
         self.keeper = True
@@ -63,7 +65,15 @@ class Forwarder:
         listener.listen()
         self._listener = listener
         identity = Identity("test", "epoch", os.getpid(), 0, frozenset({os.getuid()}), -1)
-        self.server = Server(self._selector, listener, self.applier, identity, self.facts)
+        self._netmap = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._netmap.bind(os.fspath(self.netmap_path))
+        self._netmap.listen(64)
+        self.clients = Clients(
+            self._selector, self._netmap, self.applier, self._to_keeper, limits, identity.uids
+        )
+        self.server = Server(
+            self._selector, listener, self.applier, identity, self.facts, self.clients
+        )
         self.applier.adopt({}, {})
         self._stop = False
         self._thread = threading.Thread(target=self._loop)
@@ -102,6 +112,7 @@ class Forwarder:
             self._acquired(item)
         else:
             item()  # type: ignore[operator]
+        self.clients.settle()
         self.server.pump()
 
     def _acquired(self, request: channel.Acquire) -> None:
@@ -124,13 +135,17 @@ class Forwarder:
                 key.data(mask)
             if self.applier.busy:
                 self.applier.work()
+                self.clients.settle()
                 self.server.pump()
+            self.clients.wake()
             self.server.push_log()
 
     def close(self) -> None:
         self.call(lambda: setattr(self, "_stop", True))
         self._thread.join(10)
         assert not self._thread.is_alive()
+        self.clients.close()
+        self._netmap.close()
         self.server.close()
         self._listener.close()
         self._wake.close()
