@@ -297,7 +297,7 @@ static void direct_bind(struct vsn_session *session)
  * One process more for each seat, before there are two. (The child of a fork that fails, or that
  * only calls exec, is never counted off: its seats stay taken as long as the region is.)
  */
-static void seat_forked(struct vsn_session *session)
+static void seat_shared(struct vsn_session *session)
 {
 	struct binding *binding = &session->binding;
 
@@ -308,7 +308,7 @@ static void seat_forked(struct vsn_session *session)
 
 static void before_fork(void)
 {
-	session_all(seat_forked);
+	session_all(seat_shared);
 }
 
 static void count_forks(void)
@@ -380,14 +380,8 @@ void bind_end(struct vsn_session *session)
 
 void vsn_passed(struct vsn_session *session)
 {
-	struct binding *binding = &session->binding;
-
 	if (!session_enter(session))
 		return;
-	if (atomic_load(&session->bound)) {
-		region_lock(binding->region.head);
-		binding->region.head->seats[binding->seat].processes++;
-		region_unlock(binding->region.head);
-	}
+	seat_shared(session);
 	session_leave(session);
 }

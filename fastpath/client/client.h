@@ -43,7 +43,6 @@ void vsn_copied(int fd, int copy); /* dup and its relatives: now both name it */
 void vsn_closed(int fd);	   /* called before the fd is closed */
 /* Another process is about to have it: what it is bound to outlives this one's last close. */
 void vsn_passed(struct vsn_session *session);
-void vsn_forked(void); /* called before a fork: all of them are */
 
 /* NIOCCTRL, NIOCTXSYNC, NIOCRXSYNC, NIOCREGIF, NIOCGINFO, NIOCCONFIG; -EOPNOTSUPP: others. */
 int vsn_ioctl(struct vsn_session *session, unsigned long request, void *arg);

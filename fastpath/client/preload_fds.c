@@ -5,7 +5,6 @@
 #include "preload.h"
 
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -283,12 +282,6 @@ VSN_EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int fl
 		if (messages[i].msg_hdr.msg_controllen)
 			every_fd(&messages[i].msg_hdr, is_passed);
 	return vsn_real.sendmmsg(fd, messages, count, flags);
-}
-
-/* posix_spawn and vfork copy no memory: what their children have is closed by exec. */
-__attribute__((constructor(102))) static void watch_forks(void)
-{
-	pthread_atfork(vsn_forked, NULL, NULL);
 }
 
 VSN_EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags)

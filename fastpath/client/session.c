@@ -216,15 +216,6 @@ void vsn_copied(int fd, int copy)
 	atomic_store(entry, session);
 }
 
-void vsn_forked(void)
-{
-	struct vsn_session *all = atomic_load(&sessions);
-
-	for (unsigned i = 0; all && i < SESSIONS_MAX; i++)
-		if (atomic_load(&all[i].used))
-			vsn_passed(&all[i]);
-}
-
 /* Calls visit(fd) for every fd of the session until it returns true. */
 void session_visit(struct vsn_session *session, bool (*visit)(int fd, void *data), void *data)
 {
