@@ -314,6 +314,7 @@ struct lane_consumer {
 	uint64_t head;	    /* behind what was read */
 	uint64_t published; /* what lane->head is */
 	uint64_t tail;	    /* where the producer was seen last */
+	uint64_t refused;   /* what lane->tail was when it made no sense: counted once */
 };
 
 struct lane_frame {
@@ -328,7 +329,8 @@ static inline void lane_consumer_reset(struct lane_consumer *c)
 {
 	c->resets++;
 	lane_count_reset(&c->lane->resets_by_consumer);
-	c->head = c->tail = c->published = lane_aligned(load_shared_acquire(&c->lane->tail));
+	c->refused = load_shared_acquire(&c->lane->tail);
+	c->head = c->tail = c->published = lane_aligned(c->refused);
 	lane_store(&c->lane->committed, c->head);
 	lane_store_ordered(&c->lane->head, c->head);
 }
@@ -340,7 +342,8 @@ static inline void lane_consumer_open(struct lane_consumer *c, struct lane *lane
 	uint64_t tail = load_shared_acquire(&lane->tail), head = load_shared(&lane->head);
 	uint64_t committed = load_shared(&lane->committed);
 
-	*c = (struct lane_consumer){.lane = lane, .data = data, .bytes = bytes};
+	*c = (struct lane_consumer){
+	    .lane = lane, .data = data, .bytes = bytes, .refused = UINT64_MAX};
 	if (!lane_sound(head, tail, bytes)) {
 		lane_consumer_reset(c);
 		return;
@@ -356,12 +359,20 @@ static inline void lane_consumer_open(struct lane_consumer *c, struct lane *lane
 /* Is there anything? Looks at the producer's index only where what was seen last is used up. */
 static inline bool lane_ready(struct lane_consumer *c)
 {
+	uint64_t tail;
+
 	if (c->head != c->tail)
 		return true;
-	c->tail = load_shared_ordered(&c->lane->tail);
-	if (__builtin_expect(!lane_sound(c->head, c->tail, c->bytes), 0))
-		lane_consumer_reset(c);
-	return c->head != c->tail;
+	tail = load_shared_ordered(&c->lane->tail);
+	if (tail == c->head)
+		return false;
+	if (__builtin_expect(!lane_sound(c->head, tail, c->bytes), 0)) {
+		if (tail != c->refused)
+			lane_consumer_reset(c);
+		return false;
+	}
+	c->tail = tail;
+	return true;
 }
 
 /* The same, without looking again at what has come since: a bound for a reader's round. */

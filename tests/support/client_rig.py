@@ -69,9 +69,9 @@ class Lane:
         if self.size - (tail - head) < skipped + span:
             return False
         if skipped:
-            self._write(tail, _RECORD.pack(0, SKIP, 0))
+            self.write(tail, _RECORD.pack(0, SKIP, 0))
             tail += skipped
-        self._write(tail, record)
+        self.write(tail, record)
         self.set_word(TAIL, tail + span)
         return True
 
@@ -92,7 +92,8 @@ class Lane:
             return data, flags, None
         return None
 
-    def _write(self, index: int, data: bytes) -> None:
+    def write(self, index: int, data: bytes) -> None:
+        """Bytes of the lane's data; ``index`` counts for ever, as the lane's do."""
         at = self._data_at + index % self.size
         self._memory[at : at + len(data)] = data
 
