@@ -24,6 +24,7 @@ INBOXES_AT = OUTBOXES_AT + LANES * LANE_BYTES
 TAIL, PRODUCER_WAITS, HEAD, CONSUMER_WAITS, COMMITTED = 0, 8, 128, 136, 144
 SKIP, VNET, NO_LEARN, TXMON = 1, 2, 4, 8
 VNET_BYTES = 16
+INDICES = 1 << 64
 
 _GEOMETRY = struct.Struct("=QIIIII")  # magic, version, tx rings, rx rings, outbox, inbox bytes
 _RECORD = struct.Struct("=IHH")
@@ -45,7 +46,7 @@ class Lane:
         return self._words[(self._at + which) // 8]
 
     def set_word(self, which: int, value: int) -> None:
-        self._words[(self._at + which) // 8] = value
+        self._words[(self._at + which) // 8] = value % INDICES
 
     def set_waits(self, which: int, value: int) -> None:
         self._halves[(self._at + which) // 4] = value
@@ -66,7 +67,7 @@ class Lane:
         tail, head = self.word(TAIL), self.word(HEAD)
         to_end = self.size - tail % self.size
         skipped = to_end if span > to_end else 0
-        if self.size - (tail - head) < skipped + span:
+        if self.size - (tail - head) % INDICES < skipped + span:
             return False
         if skipped:
             self.write(tail, _RECORD.pack(0, SKIP, 0))
