@@ -130,7 +130,7 @@ class Clients:
         )
         self._applier = applier
         self._checked = -1
-        self._connections: dict[int, Connection] = {}  # by fd
+        self.connections: dict[int, Connection] = {}  # by fd
         self._of_user: Counter[int] = Counter()
         self._opens: dict[int, Rate] = {}  # by user
         self._later: list[tuple[float, int, int]] = []  # when, order, fd: listen to it again
@@ -144,7 +144,7 @@ class Clients:
 
     def close(self) -> None:
         """Drop everybody; the listener is the caller's."""
-        for connection in list(self._connections.values()):
+        for connection in list(self.connections.values()):
             self._drop(connection)
         self._selector.unregister(self._epoll)
         self._epoll.close()
@@ -189,8 +189,8 @@ class Clients:
             fd = heapq.heappop(self._later)[2]
             if fd == self._listener.fileno():
                 self._epoll.modify(fd, select.EPOLLIN)
-            elif fd in self._connections:
-                self._listen(self._connections[fd])
+            elif fd in self.connections:
+                self._listen(self.connections[fd])
         if self.requests.due <= now:
             self.requests.settle()
 
@@ -199,7 +199,7 @@ class Clients:
     def serve(self) -> None:
         """Some of what there is to do; epoll tells the others' next time."""
         for fd, events in self._epoll.poll(0, TURN):
-            connection = self._connections.get(fd)
+            connection = self.connections.get(fd)
             if fd == self._listener.fileno():
                 self._accept()
             elif connection is not None:
@@ -239,7 +239,7 @@ class Clients:
             self._await(connection, 0 if connection.registering else select.EPOLLIN)
 
     def _await(self, connection: Connection, interest: int) -> None:
-        if connection.interest != interest and connection.sock.fileno() in self._connections:
+        if connection.interest != interest and connection.sock.fileno() in self.connections:
             connection.interest = interest
             self._epoll.modify(connection.sock, interest)
 
@@ -257,7 +257,7 @@ class Clients:
                 self._wake_at(self._listener.fileno(), NO_FDS_S)
                 return
             pid, uid, gid = peer_credentials(sock)
-            full = len(self._connections) >= self._limits["netmap_connections_max"]
+            full = len(self.connections) >= self._limits["netmap_connections_max"]
             many = self._of_user[uid] >= self._limits["netmap_connections_user_max"]
             if full or many or self._closer.stuck:
                 sock.close()
@@ -268,7 +268,7 @@ class Clients:
     def _add(self, sock: socket.socket, pid: int, uid: int, gid: int) -> Connection:
         rate = Rate(self._limits["netmap_requests_s"])
         connection = Connection(sock, pid, uid, gid, rate)
-        self._connections[sock.fileno()] = connection
+        self.connections[sock.fileno()] = connection
         self._of_user[uid] += 1
         self._epoll.register(sock, connection.interest)
         return connection
@@ -276,7 +276,7 @@ class Clients:
     def _drop(self, connection: Connection) -> None:
         """The last fd of it was closed, or it is not to go on."""
         fd = connection.sock.fileno()
-        if self._connections.pop(fd, None) is None:
+        if self.connections.pop(fd, None) is None:
             return
         session, connection.session = connection.session, None
         self._of_user[connection.uid] -= 1
@@ -295,7 +295,7 @@ class Clients:
 
     def _ended(self, session: Session) -> None:
         """Its port was taken away."""
-        connection = self._connections.get(session.sock.fileno())
+        connection = self.connections.get(session.sock.fileno())
         if connection is not None and connection.session is session:
             connection.session = None
             self._drop(connection)
@@ -372,7 +372,7 @@ class Clients:
 
     def _bound(self, session: Session, reply: Reply) -> None:
         """A registration came to its end, well or not."""
-        connection = self._connections.get(session.sock.fileno())
+        connection = self.connections.get(session.sock.fileno())
         if connection is None or connection.sock is not session.sock:
             return
         connection.registering = False

@@ -12,7 +12,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from fastpath import channel, native
@@ -29,7 +29,13 @@ LIMITS = DEFAULT_LIMITS | {"ports_max": 8, "bridges_max": 4, "workers_max": 16, 
 class Forwarder:
     """Engine, applier and server on a thread; ``asked`` are the requests to the keeper."""
 
-    def __init__(self, path: Path, state_fd: int, limits: Mapping[str, int] = LIMITS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        state_fd: int,
+        limits: Mapping[str, int] = LIMITS,
+        owners: Collection[int] | None = None,
+    ) -> None:
         self.path = path
         self.netmap_path = path.with_name(f"{path.name}.netmap")
         self.now = time.time()  # what rules that expire are told
@@ -69,7 +75,12 @@ class Forwarder:
         self._netmap.bind(os.fspath(self.netmap_path))
         self._netmap.listen(64)
         self.clients = Clients(
-            self._selector, self._netmap, self.applier, self._to_keeper, limits, identity.uids
+            self._selector,
+            self._netmap,
+            self.applier,
+            self._to_keeper,
+            limits,
+            identity.uids if owners is None else owners,
         )
         self.server = Server(
             self._selector, listener, self.applier, identity, self.facts, self.clients
