@@ -13,7 +13,8 @@ a switch of ours a `vale` port in no bridge is a `client`: what netmap programs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from fastpath.protocol import WireBridge, WireClients, WireObject, WirePort, WireStatic
 from vswitch import vale
@@ -30,11 +31,13 @@ Device = tuple[str, dict[str, str], str | None]
 """Type and options of a port, and the bridge of ours that it is in."""
 
 
-def compile_all(configuration: Configuration) -> Iterator[tuple[Key, WireObject]]:
-    """Everything, with what it was made of."""
+def compile_all(
+    configuration: Configuration, compiled: Mapping[Key, WireObject] = MappingProxyType({})
+) -> Iterator[tuple[Key, WireObject]]:
+    """Everything, with what it was made of. ``compiled``: what need not be compiled again."""
     for stored in configuration:
         for key in (stored.key, *_joins(configuration, stored.key)):
-            obj = compile_one(configuration, key)
+            obj = compiled.get(key) or compile_one(configuration, key)
             if obj is not None:
                 yield key, obj
 

@@ -79,7 +79,10 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
+    """``compiled``: the upserts, by what they were made of."""
+
     upserts: tuple[WireObject, ...]
+    compiled: Mapping[Key, WireObject]
     deletes: tuple[str, ...]
     items: Mapping[Key, tuple[str, bytes] | None]
     hash: bytes
@@ -105,7 +108,7 @@ def full(configuration: Configuration) -> tuple[Mirror, list[WireObject]]:
 
 def difference(mirror: Mirror, after: Configuration, touched: frozenset[Key]) -> Delta:
     """What must be sent so that a forwarder that has `mirror` has `after`."""
-    upserts: list[WireObject] = []
+    compiled: dict[Key, WireObject] = {}
     deletes: list[str] = []
     gone: list[bytes] = []
     come: list[bytes] = []
@@ -123,10 +126,10 @@ def difference(mirror: Mirror, after: Configuration, touched: frozenset[Key]) ->
                 deletes.append(old[0])
         if obj is not None and new is not None:
             come.append(new[1])
-            upserts.append(obj)
-    upserts.sort(key=lambda obj: (_ORDER[obj.key.split("/", 1)[0]], obj.key))
+            compiled[key] = obj
+    upserts = sorted(compiled.values(), key=lambda obj: (_ORDER[obj.key.split("/", 1)[0]], obj.key))
     total = protocol.combine(come, protocol.remove(mirror.hash, gone))
-    return Delta(tuple(upserts), tuple(sorted(deletes)), items, total)
+    return Delta(tuple(upserts), compiled, tuple(sorted(deletes)), items, total)
 
 
 class Loop:
@@ -376,7 +379,8 @@ class Loop:
             except (RefusedError, protocol.ProtocolError) as error:
                 # It has something else than we thought, or the delta is longer than a message.
                 log.warning("delta to revision %d not taken, sending all: %s", revision, error)
-        self._snapshot(client, mirror, [obj for _, obj in compile_all(mirror.configuration)])
+        objects = [obj for _, obj in compile_all(mirror.configuration, delta.compiled)]
+        self._snapshot(client, mirror, objects)
 
     @staticmethod
     def _check_hash(ack: Ack, expected: bytes) -> None:
