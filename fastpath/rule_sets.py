@@ -184,7 +184,10 @@ class RuleSets:
         self._touch_users(key)
 
     def _set(self, name: str) -> RuleSet:
-        return self.sets.setdefault(name, RuleSet(name))
+        owner = self.sets.get(name)
+        if owner is None:
+            owner = self.sets[name] = RuleSet(name)
+        return owner
 
     def _unuse(self, rule: WireRule | None) -> None:
         if rule is None:

@@ -343,7 +343,8 @@ class Compiler:
         found: Collection[Alternative] = _ALL
         tries = TRIES * self.matches_max
         for term in rule.match:
-            more = self._alternatives(term)
+            named = term.group or term.field == "in_port"
+            more = self._of_names(term) if named else _term(term)
             if found is _ALL:
                 found = more
             elif len(found) == len(more) == 1:  # most terms of most rules
@@ -363,13 +364,11 @@ class Compiler:
         text = f"the rule is more than {self.matches_max} alternatives"
         return RuleError("RULE_LIMIT", f"match.{term.field}", text)
 
-    def _alternatives(self, term: WireTerm) -> tuple[Alternative, ...]:
-        if term.field == "in_port":
-            numbers = (self._named("match.in_port", "port", word) for word in term.words)
-            return tuple({_exactly("in_port", n.to_bytes(2, "big")): None for n in numbers})
-        if term.group:
+    def _of_names(self, term: WireTerm) -> tuple[Alternative, ...]:
+        if term.field != "in_port":
             return self._group(term)
-        return _term(term)
+        numbers = (self._named("match.in_port", "port", word) for word in term.words)
+        return tuple({_exactly("in_port", n.to_bytes(2, "big")): None for n in numbers})
 
     def _group(self, term: WireTerm) -> tuple[Alternative, ...]:
         group = self.names.groups.get(term.group)
