@@ -71,11 +71,12 @@ static void search_bucket(struct search *search, const struct table *table, uint
 {
 	const struct shard *shard =
 	    table->shards[shard_index((uint32_t)(hash >> 32), table->shard_bits)];
-	uint32_t tag = (uint32_t)hash, i;
+	struct bucket bucket;
 
 	if (!shard)
 		return;
-	for (i = shard_find(shard, tag); i < shard->count && shard->tags[i] == tag; i++) {
+	bucket = shard_bucket(shard, (uint32_t)hash);
+	for (uint32_t i = bucket.first; i < bucket.end; i++) {
 		const struct entry *entry = shard_entry(shard, table->words, i);
 
 		if (!comes_first(search, entry->priority, entry->rule))
@@ -97,34 +98,164 @@ static inline bool table_passed(const struct table *table, const struct classify
 	return after && rule_compare(table->summary.worst, after) <= 0;
 }
 
+/* The words of a key that some table hashes. */
+static inline void key_used(const struct classify_hash *hash, const uint64_t key[FLOW_WORDS],
+			    uint64_t used[FLOW_WORDS])
+{
+	for (unsigned w = 0; w < hash->words; w++)
+		used[w] = key[hash->word[w]];
+}
+
+/* The tables of a group that may hold a match. False: nothing better comes behind. */
+static inline bool search_group(struct search *search, const struct probe_group *group,
+				unsigned found, const uint64_t hashes[GROUP_TABLES])
+{
+	for (; found; found &= found - 1) {
+		unsigned lane = (unsigned)__builtin_ctz(found);
+		const struct table *table = group->table[lane];
+
+		if (!comes_first(search, group->best[lane], group->best_rule[lane]))
+			return false;
+		if (!table_passed(table, search->after))
+			search_bucket(search, table, hashes[lane]);
+	}
+	return true;
+}
+
+/* The groups from number g on. */
+static void search_groups(struct search *search, const struct classifier *classifier, uint32_t g)
+{
+	const struct classify_hash *hash = &classifier->hash;
+	uint64_t used[FLOW_WORDS], hashes[GROUP_TABLES];
+
+	key_used(hash, search->key, used);
+	for (; g < classifier->group_count; g++) {
+		const struct probe_group *group = &classifier->groups[g];
+
+		if (!comes_first(search, group->best[0], group->best_rule[0]) ||
+		    !search_group(search, group, classifier->probe(group, hash, used, hashes),
+				  hashes))
+			return;
+	}
+}
+
 const struct classify_rule *classify(const struct classifier *classifier,
 				     const struct flow_key *key, const struct classify_rule *after)
 {
-	const struct classify_hash *hash = &classifier->hash;
 	struct search search = {.src = key->l4_src, .dst = key->l4_dst, .after = after};
-	uint64_t used[FLOW_WORDS], hashes[GROUP_TABLES];
 
 	memcpy(search.key, key, sizeof(search.key));
-	for (unsigned w = 0; w < hash->words; w++)
-		used[w] = search.key[hash->word[w]];
-	for (uint32_t g = 0; g < classifier->group_count; g++) {
-		const struct probe_group *group = &classifier->groups[g];
-		unsigned found;
-
-		if (!comes_first(&search, group->best[0], group->best_rule[0]))
-			break;
-		found = classifier->probe(group, hash, used, hashes);
-		for (; found; found &= found - 1) {
-			unsigned lane = (unsigned)__builtin_ctz(found);
-			const struct table *table = group->table[lane];
-
-			if (!comes_first(&search, group->best[lane], group->best_rule[lane]))
-				return search.best;
-			if (!table_passed(table, after))
-				search_bucket(&search, table, hashes[lane]);
-		}
-	}
+	search_groups(&search, classifier, 0);
 	return search.best;
+}
+
+/* --- looking up many ---------------------------------------------------------------------------
+ */
+
+enum { AHEAD_TABLES = 2 }; /* of a search, whose shards are fetched before it begins */
+
+/* What the first group says of a key, and where its search will look. */
+struct ahead {
+	uint64_t hashes[GROUP_TABLES];
+	unsigned found;
+	uint8_t lane[AHEAD_TABLES]; /* the first tables that may hold a match, or any */
+};
+
+static inline struct shard *const *ahead_shard(const struct probe_group *group,
+					       const struct ahead *ahead, unsigned i)
+{
+	const struct table *table = group->table[ahead->lane[i]];
+
+	return &table->shards[shard_index((uint32_t)(ahead->hashes[ahead->lane[i]] >> 32),
+					  table->shard_bits)];
+}
+
+static void probe_ahead(const struct classifier *classifier, const struct flow_key *const *keys,
+			unsigned count, struct ahead *aheads)
+{
+	const struct probe_group *group = &classifier->groups[0];
+	const struct classify_hash *hash = &classifier->hash;
+
+	for (unsigned n = 0; n < count; n++) {
+		uint64_t key[FLOW_WORDS], used[FLOW_WORDS];
+		struct ahead *ahead = &aheads[n];
+		unsigned first, second;
+
+		memcpy(key, keys[n], sizeof(key));
+		key_used(hash, key, used);
+		ahead->found = classifier->probe(group, hash, used, ahead->hashes);
+		first = ahead->found ? ahead->found : 1;
+		second = first & (first - 1);
+		second = second ? second : first;
+		ahead->lane[0] = (uint8_t)__builtin_ctz(first);
+		ahead->lane[1] = (uint8_t)__builtin_ctz(second);
+		__builtin_prefetch(ahead_shard(group, ahead, 0));
+		__builtin_prefetch(ahead_shard(group, ahead, 1));
+	}
+}
+
+/* Their heads, with the tags. Inline: a function that does nothing but this has no effect to gcc.
+ */
+__attribute__((always_inline)) static inline void
+shards_ahead(const struct classifier *classifier, unsigned count, const struct ahead *aheads)
+{
+	for (unsigned n = 0; n < count; n++)
+		for (unsigned i = 0; i < AHEAD_TABLES; i++) {
+			const char *shard =
+			    (const char *)*ahead_shard(&classifier->groups[0], &aheads[n], i);
+
+			__builtin_prefetch(shard);
+			__builtin_prefetch(shard + 64);
+		}
+}
+
+/* The entries that are compared first. */
+__attribute__((always_inline)) static inline void
+entries_ahead(const struct classifier *classifier, unsigned count, const struct ahead *aheads)
+{
+	const struct probe_group *group = &classifier->groups[0];
+
+	for (unsigned n = 0; n < count; n++)
+		for (unsigned i = 0; i < AHEAD_TABLES; i++) {
+			unsigned lane = aheads[n].lane[i];
+			const struct shard *shard = *ahead_shard(group, &aheads[n], i);
+			const char *entry;
+
+			if (__builtin_expect(!shard, 0))
+				continue;
+			entry = (const char *)shard_entry(
+			    shard, group->table[lane]->words,
+			    shard_bucket(shard, (uint32_t)aheads[n].hashes[lane]).first);
+			__builtin_prefetch(entry);
+			__builtin_prefetch(entry + 64);
+			__builtin_prefetch(entry + 128);
+		}
+}
+
+void classify_batch(const struct classifier *classifier, const struct flow_key *const *keys,
+		    unsigned count, const struct classify_rule **rules)
+{
+	struct ahead aheads[CLASSIFY_BATCH];
+
+	if (!classifier->group_count || !count) {
+		memset(rules, 0, count * sizeof(rules[0]));
+		return;
+	}
+	probe_ahead(classifier, keys, count, aheads);
+	shards_ahead(classifier, count, aheads);
+	entries_ahead(classifier, count, aheads);
+	for (unsigned n = 0; n < count; n++) {
+		struct search search = {.src = keys[n]->l4_src, .dst = keys[n]->l4_dst};
+
+		memcpy(search.key, keys[n], sizeof(search.key));
+		if (search_group(&search, &classifier->groups[0], aheads[n].found,
+				 aheads[n].hashes) &&
+		    classifier->group_count > 1)
+			search_groups(&search, classifier, 1);
+		rules[n] = search.best;
+		__builtin_prefetch(search.best);
+		__builtin_prefetch((const char *)search.best + offsetof(struct classify_rule, id));
+	}
 }
 
 /* --- asking about it ---------------------------------------------------------------------------

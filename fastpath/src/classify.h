@@ -25,12 +25,14 @@
 
 struct classifier;
 
+enum { CLASSIFY_BATCH = 64 };
+
 /* A rule inside a classifier: as given, with a copy of its alternatives. */
 struct classify_rule {
 	uint32_t slot;
 	int32_t priority;
+	struct rule_action action; /* in one cache line with what else workers read */
 	char id[RULE_ID_MAX + 1];
-	struct rule_action action;
 	uint32_t match_count;
 	const struct rule_match *matches;
 };
@@ -62,6 +64,13 @@ void classifier_free(struct classifier *classifier);
  */
 const struct classify_rule *classify(const struct classifier *classifier,
 				     const struct flow_key *key, const struct classify_rule *after);
+
+/*
+ * classify, from the first rule on, for up to CLASSIFY_BATCH keys: rules[] gets their rules. What
+ * one search waits for is fetched while others go on; so are the rules that are found.
+ */
+void classify_batch(const struct classifier *classifier, const struct flow_key *const *keys,
+		    unsigned count, const struct classify_rule **rules);
 
 /* Which bits of a key any rule looks at: keys that agree in them match the same rules. */
 const struct flow_key *classifier_needs(const struct classifier *classifier);

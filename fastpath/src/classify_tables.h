@@ -15,12 +15,16 @@
 #include <stddef.h>
 #include <string.h>
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #include "classify.h"
 
 enum {
-	GROUP_TABLES = 8,  /* probed together: a vector register of 64-bit lanes */
-	FILTER_WORDS = 4,  /* of a shard */
-	SHARD_ENTRIES = 12 /* a table with more on the average gets twice the shards */
+	GROUP_TABLES = 8, /* probed together: a vector register of 64-bit lanes */
+	FILTER_WORDS = 4, /* of a shard */
+	SHARD_ENTRIES = 8 /* a table with more on the average gets twice the shards */
 };
 
 /* A rule and how many pages hold it. */
@@ -210,6 +214,58 @@ static inline uint32_t shard_find(const struct shard *shard, uint32_t tag)
 		count = right ? count - half - 1 : half;
 	}
 	return first;
+}
+
+enum { TAGS_AT_ONCE = 16 };
+
+/* The bits of the first TAGS_AT_ONCE entries that have the tag. Without a branch on what is there:
+   the summary behind the tags is long enough to be read with them. */
+static inline uint32_t shard_tagged(const struct shard *shard, uint32_t tag)
+{
+	uint32_t known = shard->count < 31 ? ((uint32_t)1 << shard->count) - 1 : UINT32_MAX;
+	uint32_t same = 0;
+
+#ifdef __SSE2__
+	const __m128i *tags = (const __m128i *)(const void *)shard->tags;
+	__m128i wanted = _mm_set1_epi32((int)tag), pair[2];
+
+	for (unsigned i = 0; i < 2; i++)
+		pair[i] =
+		    _mm_packs_epi32(_mm_cmpeq_epi32(_mm_loadu_si128(tags + 2 * i), wanted),
+				    _mm_cmpeq_epi32(_mm_loadu_si128(tags + 2 * i + 1), wanted));
+	same = (uint32_t)_mm_movemask_epi8(_mm_packs_epi16(pair[0], pair[1]));
+#else
+	for (unsigned i = 0; i < TAGS_AT_ONCE; i++)
+		same |= (uint32_t)(shard->tags[i] == tag) << i;
+#endif
+	return same & known;
+}
+static_assert(sizeof(struct summary) >= sizeof(uint32_t) * TAGS_AT_ONCE,
+	      "what is read with the tags");
+
+/* The entries that have the tag: from the first one to before the end. */
+struct bucket {
+	uint32_t first;
+	uint32_t end;
+};
+
+static inline struct bucket shard_bucket(const struct shard *shard, uint32_t tag)
+{
+	struct bucket bucket;
+	uint32_t same;
+
+	if (__builtin_expect(shard->count > TAGS_AT_ONCE, 0)) {
+		bucket.first = bucket.end = shard_find(shard, tag);
+		while (bucket.end < shard->count && shard->tags[bucket.end] == tag)
+			bucket.end++;
+		return bucket;
+	}
+	same = shard_tagged(shard, tag);
+	bucket.first = (uint32_t)__builtin_ctz(same | (uint32_t)1 << TAGS_AT_ONCE);
+	/* they stand side by side */
+	bucket.end =
+	    same ? (uint32_t)__builtin_ctz(same + ((uint32_t)1 << bucket.first)) : bucket.first;
+	return bucket;
 }
 
 /* --- classify_list.c ---------------------------------------------------------------------------

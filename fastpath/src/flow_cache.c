@@ -59,11 +59,6 @@ void flow_cache_prefetch_entry(struct flow_cache *cache, uint64_t hash)
 	}
 }
 
-struct flow_place {
-	unsigned set;
-	unsigned way;
-};
-
 static inline struct flow_entry *find_in(struct flow_cache *cache, unsigned s, uint64_t hash,
 					 uint64_t stamp, const struct flow_key *masked)
 {
@@ -137,6 +132,14 @@ static inline unsigned set_free(const struct flow_set *set, uint32_t clock, uint
 	return ways;
 }
 
+/* Bits of eight; a machine that has an instruction for it need not be this one. */
+static inline unsigned ways_count(unsigned ways)
+{
+	ways -= ways >> 1 & 0x55;
+	ways = (ways & 0x33) + (ways >> 2 & 0x33);
+	return (ways + (ways >> 4)) & 15;
+}
+
 /* The way of a set that was not used for longest. */
 static unsigned set_oldest(const struct flow_set *set, uint32_t clock, uint32_t *age)
 {
@@ -171,7 +174,7 @@ static inline struct flow_place place_find(const struct flow_cache *cache, uint6
 			return (struct flow_place){s[i], (unsigned)__builtin_ctz(own)};
 	}
 	if (free_ways[0] | free_ways[1]) {
-		at = __builtin_popcount(free_ways[1]) > __builtin_popcount(free_ways[0]);
+		at = ways_count(free_ways[1]) > ways_count(free_ways[0]);
 		return (struct flow_place){s[at], (unsigned)__builtin_ctz(free_ways[at])};
 	}
 	for (unsigned i = 0; i < 2; i++)
@@ -186,7 +189,8 @@ static inline uint32_t since_of(const struct flow_cache *cache, uint64_t generat
 	return generation == cache->generation ? cache->since : clock;
 }
 
-void flow_cache_prefetch_room(const struct flow_cache *cache, uint64_t hash, uint64_t generation)
+struct flow_place flow_cache_place(const struct flow_cache *cache, uint64_t hash,
+				   uint64_t generation)
 {
 	uint32_t clock = cache->clock + 1;
 	struct flow_place place =
@@ -195,6 +199,7 @@ void flow_cache_prefetch_room(const struct flow_cache *cache, uint64_t hash, uin
 
 	__builtin_prefetch(entry, 1);
 	__builtin_prefetch(&entry->stamp, 1);
+	return place;
 }
 
 static void entry_fill(const struct flow_cache *cache, struct flow_entry *entry,
@@ -206,26 +211,32 @@ static void entry_fill(const struct flow_cache *cache, struct flow_entry *entry,
 	entry->path.used = cache->clock;
 }
 
-void flow_cache_insert(struct flow_cache *cache, uint64_t hash, uint64_t generation, uint32_t stage,
-		       const struct flow_key *masked, const struct flow_path *path)
+void flow_cache_put(struct flow_cache *cache, struct flow_place place, uint64_t hash,
+		    uint64_t generation, uint32_t stage, const struct flow_key *masked,
+		    const struct flow_path *path)
 {
-	struct flow_place place;
-	struct flow_entry *entry;
+	struct flow_entry *entry = &cache->entries[place.set][place.way];
+	struct flow_set *set = &cache->sets[place.set];
 
 	if (path->count > FLOW_PATH_MAX)
 		return;
-	entry = find(cache, hash, generation, stage, masked);
-	if (entry) {
-		entry_fill(cache, entry, generation, stage, path);
-		return;
-	}
 	cache->clock++;
 	cache->since = since_of(cache, generation, cache->clock);
 	cache->generation = generation;
-	place = place_find(cache, hash, cache->clock, cache->since);
-	entry = &cache->entries[place.set][place.way];
 	entry->key = *masked;
 	entry_fill(cache, entry, generation, stage, path);
-	cache->sets[place.set].tag[place.way] = tag_of(hash);
-	cache->sets[place.set].used[place.way] = cache->clock;
+	set->tag[place.way] = tag_of(hash);
+	set->used[place.way] = cache->clock;
+}
+
+void flow_cache_insert(struct flow_cache *cache, uint64_t hash, uint64_t generation, uint32_t stage,
+		       const struct flow_key *masked, const struct flow_path *path)
+{
+	struct flow_entry *entry = find(cache, hash, generation, stage, masked);
+
+	if (!entry)
+		flow_cache_put(cache, flow_cache_place(cache, hash, generation), hash, generation,
+			       stage, masked, path);
+	else if (path->count <= FLOW_PATH_MAX)
+		entry_fill(cache, entry, generation, stage, path);
 }

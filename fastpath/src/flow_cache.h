@@ -52,11 +52,23 @@ uint64_t flow_cache_prefetch(const struct flow_cache *cache, uint32_t stage,
 			     const struct flow_key *masked);
 /* For speed only, between prefetch and find: what find reads. */
 void flow_cache_prefetch_entry(struct flow_cache *cache, uint64_t hash);
-/* The same for what insert writes, some time before it. */
-void flow_cache_prefetch_room(const struct flow_cache *cache, uint64_t hash, uint64_t generation);
 /* NULL: not there. Valid until the next insert. */
 const struct flow_path *flow_cache_find(struct flow_cache *cache, uint64_t hash,
 					uint64_t generation, uint32_t stage,
 					const struct flow_key *masked);
 void flow_cache_insert(struct flow_cache *cache, uint64_t hash, uint64_t generation, uint32_t stage,
 		       const struct flow_key *masked, const struct flow_path *path);
+
+/*
+ * insert in two steps, for a flow that is not there: its place, whose memory is asked for, and some
+ * time later what stands there. Whatever was put there in between is lost.
+ */
+struct flow_place {
+	uint32_t set;
+	uint32_t way;
+};
+struct flow_place flow_cache_place(const struct flow_cache *cache, uint64_t hash,
+				   uint64_t generation);
+void flow_cache_put(struct flow_cache *cache, struct flow_place place, uint64_t hash,
+		    uint64_t generation, uint32_t stage, const struct flow_key *masked,
+		    const struct flow_path *path);

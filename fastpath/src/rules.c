@@ -259,43 +259,33 @@ static void connections_ahead(struct rules_work *work, const struct meeting *mee
  * of one key and the cache's room for it are fetched while others are looked at.
  */
 static void ways_ahead(struct rules_work *work, const struct rules_stage *stage,
-		       const struct meeting *meeting)
+		       const struct meeting *meeting, uint64_t unknown)
 {
 	const struct classifier *classifier = work->tables->sets[stage->sets[0]].classifier;
-	uint64_t generation = work->tables->generation, unknown = 0;
+	const struct flow_key *keys[FRAME_BATCH] = {NULL};
 	const struct classify_rule *first[FRAME_BATCH];
-	const struct flow_key *keys[FRAME_BATCH];
+	uint64_t generation = work->tables->generation;
+	struct flow_cache *cache = work->cache;
+	struct flow_place places[FRAME_BATCH];
+	uint8_t numbers[FRAME_BATCH]; /* of the frames */
+	unsigned count = 0;
 
-	for (uint64_t left = meeting->left; left; left &= left - 1) {
+	for (uint64_t left = unknown; left; left &= left - 1) {
 		unsigned n = (unsigned)__builtin_ctzll(left), index;
 
-		keys[n] = key_of(work, meeting->frames[n], &index);
+		keys[count] = key_of(work, meeting->frames[n], &index);
+		numbers[count++] = (uint8_t)n;
 	}
-	for (uint64_t left = meeting->left; left; left &= left - 1) {
-		unsigned n = (unsigned)__builtin_ctzll(left);
-		const struct flow_path *known = NULL;
+	classify_batch(classifier, keys, count, first);
+	for (unsigned i = 0; cache && i < count; i++)
+		places[i] = flow_cache_place(cache, work->hashes[numbers[i]], generation);
+	for (unsigned i = 0; i < count; i++) {
+		unsigned n = numbers[i];
 
-		if (work->cache)
-			known = flow_cache_find(work->cache, work->hashes[n], generation,
-						stage->number, &work->masked[n]);
-		if (known) {
-			work->paths[n] = *known;
-			continue;
-		}
-		unknown |= (uint64_t)1 << n;
-		first[n] = classify(classifier, keys[n], NULL);
-		__builtin_prefetch(first[n]);
-		__builtin_prefetch((const char *)first[n] + 64);
-		if (work->cache)
-			flow_cache_prefetch_room(work->cache, work->hashes[n], generation);
-	}
-	for (uint64_t left = unknown; left; left &= left - 1) {
-		unsigned n = (unsigned)__builtin_ctzll(left);
-
-		rules_resolve_from(work->tables, stage, keys[n], first[n], &work->paths[n]);
-		if (work->cache)
-			flow_cache_insert(work->cache, work->hashes[n], generation, stage->number,
-					  &work->masked[n], &work->paths[n]);
+		rules_resolve_from(work->tables, stage, keys[i], first[i], &work->paths[n]);
+		if (cache)
+			flow_cache_put(cache, places[i], work->hashes[n], generation, stage->number,
+				       &work->masked[n], &work->paths[n]);
 	}
 }
 
@@ -309,11 +299,12 @@ static void meet(struct rules_work *work, const struct rules_stage *stage, struc
 		connections_ahead(work, meeting);
 		return;
 	}
+	work->known = 0;
 	if (work->cache)
 		meeting->left =
 		    work->hits(work, stage, meeting->frames, meeting->count, drops, &meeting->gone);
-	if (meeting->left)
-		ways_ahead(work, stage, meeting);
+	if (meeting->left & ~work->known)
+		ways_ahead(work, stage, meeting, meeting->left & ~work->known);
 }
 
 static void arrive(struct rules_work *work, struct frame *frame, uint16_t port, uint16_t out_port,

@@ -15,7 +15,8 @@ struct rules_work;
 /*
  * Up to FRAME_BATCH frames that meet the stage, which uses no state; work->cache is there. What is
  * dropped is booked in drops[] and has its bit in *gone. Returns the bits of the frames that are
- * left to the long way: their questions are in work->masked.
+ * left to the long way: their questions are in work->masked and work->hashes; of the bits of
+ * work->known among them the way is in work->paths.
  */
 typedef uint64_t rules_hits(struct rules_work *work, const struct rules_stage *stage,
 			    struct frame *const *frames, unsigned count, uint64_t *drops,

@@ -182,11 +182,23 @@ static inline void look(struct rules_work *work, unsigned count, struct flow_ent
 	}
 }
 
+/* Is it the frame's entry, of a way whose rules act? Then it is kept in work->paths. */
+static inline bool way_known(struct rules_work *work, struct flow_entry *entry, uint64_t stamp,
+			     unsigned n)
+{
+	if (entry->stamp != (stamp | STAMP_ACTS) || !key_same(&entry->key, &work->masked[n]))
+		return false;
+	entry_touch(work->cache, entry);
+	work->paths[n] = entry->path;
+	return true;
+}
+
 static inline uint64_t hits(struct rules_work *work, const struct rules_stage *stage,
 			    struct frame *const *frames, unsigned count, uint64_t *drops,
 			    uint64_t *gone)
 {
 	uint64_t stamp = stamp_of(work->tables->generation, stage->number), left = 0, ended = 0;
+	uint64_t known = 0;
 	unsigned by_rule = 0, by_default = 0;
 	struct flow_entry *likely[FRAME_BATCH];
 	struct rule_counter *counters = work->counters;
@@ -206,6 +218,7 @@ static inline uint64_t hits(struct rules_work *work, const struct rules_stage *s
 		if (__builtin_expect(
 			entry->stamp != stamp || !key_same(&entry->key, &work->masked[n]), 0)) {
 			left |= (uint64_t)1 << n;
+			known |= (uint64_t)way_known(work, entry, stamp, n) << n;
 			continue;
 		}
 		if (entry->path.used != clock)
@@ -224,6 +237,7 @@ static inline uint64_t hits(struct rules_work *work, const struct rules_stage *s
 		counter_add(&drops[DROP_RULE], by_rule);
 		counter_add(&drops[DROP_RULE_DEFAULT], by_default);
 	}
+	work->known = known;
 	*gone = ended;
 	return left;
 }

@@ -82,6 +82,7 @@ struct rules_work {
 	_Alignas(64) struct flow_key masked[FRAME_BATCH];
 	uint64_t hashes[FRAME_BATCH];
 	struct flow_path paths[FRAME_BATCH]; /* of those that the short way is not for */
+	uint64_t known;			     /* of these the cache has it */
 	struct bridge_lists aside;	     /* mirrored frames, answers: as they are */
 	struct bridge_lists moved;	     /* redirected at egress */
 	/* scratch of ingress lives as long as the batch, that of egress until it is sent */

@@ -156,7 +156,7 @@ static void needs_make(struct hits_test *test)
 static void round_run(struct hits_test *test)
 {
 	unsigned count = 1 + any(test, FRAME_BATCH);
-	uint64_t left = 0, gone = 0, found_left, found_gone;
+	uint64_t left = 0, gone = 0, acts = 0, found_left, found_gone;
 	struct flow_key masked[FRAME_BATCH];
 
 	needs_make(test);
@@ -172,8 +172,12 @@ static void round_run(struct hits_test *test)
 	}
 	found_left =
 	    test->hits(test->work, &test->stage, test->list, count, test->drops, &found_gone);
-	CHECK(found_left == left && found_gone == gone);
+	for (unsigned n = 0; n < count; n++)
+		acts |= (uint64_t)(way_of(test->work->hashes[n]) == ACTS) << n;
+	CHECK(found_left == left && found_gone == gone && test->work->known == acts);
 	for (unsigned n = 0; n < count; n++) {
+		if (acts >> n & 1)
+			CHECK(test->work->paths[n].slots[0] == FLOW_PATH_ACTS);
 		CHECK(!memcmp(&masked[n], &test->work->masked[n], sizeof(masked[n])));
 		CHECK(test->work->hashes[n] ==
 		      flow_cache_prefetch(test->work->cache, STAGE, &masked[n]));

@@ -8,7 +8,7 @@
 #include "flow_cache.h"
 
 /* cffi: begin */
-enum { SHIM_MET = 3, SHIM_NONE = 0x7fffffff };
+enum { SHIM_MET = 3, SHIM_NONE = 0x7fffffff, SHIM_SPLIT = -1 };
 
 struct classifier *shim_classifier_empty(void);
 /* A new version; the old one stays. NULL: refused. */
@@ -20,7 +20,8 @@ void shim_classifier_free(struct classifier *classifier);
 struct flow_cache *shim_cache_create(uint64_t seed);
 void shim_cache_destroy(struct flow_cache *cache);
 
-/* The slots of the first SHIM_MET rules that each key meets, in order, SHIM_NONE behind them. */
+/* The slots of the first SHIM_MET rules that each key meets, in order, SHIM_NONE behind them.
+   SHIM_SPLIT: one key alone and many at once are not told the same. */
 void shim_classify(const struct classifier *classifier, const struct flow_key *keys, unsigned count,
 		   int32_t *met);
 /* The first one each, as the cache says; what it does not know it learns from the classifier. */
@@ -63,19 +64,39 @@ void shim_cache_destroy(struct flow_cache *cache)
 	flow_cache_destroy(cache);
 }
 
+static int32_t slot_of(const struct classify_rule *rule)
+{
+	return rule ? (int32_t)rule->slot : SHIM_NONE;
+}
+
+/* Of up to CLASSIFY_BATCH keys. */
+static void classify_some(const struct classifier *classifier, const struct flow_key *keys,
+			  unsigned count, int32_t *met)
+{
+	const struct classify_rule *first[CLASSIFY_BATCH];
+	const struct flow_key *pointers[CLASSIFY_BATCH];
+
+	for (unsigned i = 0; i < count; i++)
+		pointers[i] = &keys[i];
+	classify_batch(classifier, pointers, count, first);
+	for (unsigned i = 0; i < count; i++, met += SHIM_MET) {
+		const struct classify_rule *rule = classify(classifier, &keys[i], NULL);
+
+		met[0] = rule == first[i] ? slot_of(rule) : SHIM_SPLIT;
+		for (unsigned n = 1; n < SHIM_MET; n++) {
+			rule = rule ? classify(classifier, &keys[i], rule) : NULL;
+			met[n] = slot_of(rule);
+		}
+	}
+}
+
 void shim_classify(const struct classifier *classifier, const struct flow_key *keys, unsigned count,
 		   int32_t *met)
 {
-	for (unsigned i = 0; i < count; i++) {
-		const struct classify_rule *rule = NULL;
-		bool more = true;
-
-		for (unsigned n = 0; n < SHIM_MET; n++) {
-			rule = more ? classify(classifier, &keys[i], rule) : NULL;
-			more = rule != NULL;
-			*met++ = rule ? (int32_t)rule->slot : SHIM_NONE;
-		}
-	}
+	for (unsigned from = 0; from < count; from += CLASSIFY_BATCH)
+		classify_some(classifier, keys + from,
+			      count - from < CLASSIFY_BATCH ? count - from : CLASSIFY_BATCH,
+			      met + from * SHIM_MET);
 }
 
 static void key_mask(const struct flow_key *key, const struct flow_key *needs,
@@ -110,8 +131,12 @@ unsigned shim_classify_cached(const struct classifier *classifier, struct flow_c
 			const struct classify_rule *rule = classify(classifier, &keys[i], NULL);
 			struct flow_path path = {.count = rule != NULL, .rules = {rule}};
 
-			flow_cache_insert(cache, hash, generation, 0, &masked, &path);
-			met[i] = rule ? (int32_t)rule->slot : SHIM_NONE;
+			if (i % 2)
+				flow_cache_insert(cache, hash, generation, 0, &masked, &path);
+			else
+				flow_cache_put(cache, flow_cache_place(cache, hash, generation),
+					       hash, generation, 0, &masked, &path);
+			met[i] = slot_of(rule);
 		}
 	}
 	return hits;
