@@ -52,6 +52,16 @@ class Limits(BaseSettings):
     icmp_s: Seconds = 30
     tcp_loose: bool = False
     """A TCP segment from the middle of a connection begins one, too."""
+    netmap_connections: PositiveInt = 1024
+    """Opens of /dev/netmap by programs, of all users,"""
+    netmap_connections_per_user: PositiveInt = 256
+    """and of one."""
+    netmap_ports_per_user: PositiveInt = 64
+    """Ports, pipes and monitors of one user's programs."""
+    netmap_requests_per_s: PositiveInt = 1000
+    """Of a connection; more are served later."""
+    netmap_opens_per_s: PositiveInt = 100
+    """Registrations of one user; more are refused."""
 
     @property
     def fastpath(self) -> dict[str, int]:
@@ -66,6 +76,11 @@ class Limits(BaseSettings):
             "udp_established_s": self.udp_established_s,
             "icmp_s": self.icmp_s,
             "tcp_loose": int(self.tcp_loose),
+            "netmap_connections_max": self.netmap_connections,
+            "netmap_connections_user_max": self.netmap_connections_per_user,
+            "netmap_ports_user_max": self.netmap_ports_per_user,
+            "netmap_requests_s": self.netmap_requests_per_s,
+            "netmap_opens_s": self.netmap_opens_per_s,
         }
 
 
