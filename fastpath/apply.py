@@ -121,6 +121,7 @@ class Applier:
         self.rules = RuleSets(
             rule_tables or RuleTables(engine), limits, self.outcomes, self._next_generation, wall
         )
+        self.foresee: Callable[[], None] = lambda: None  # before a change comes into force
         self._changing = False  # rules are compiled; the rest of the change waits for them
         self._then_reconcile = False
         self._retry_at = self._now() + RETRY_S
@@ -184,6 +185,7 @@ class Applier:
             self._then_reconcile = True
             self._live.lost &= self.wanted.ports.keys()
             self._place()
+        self.foresee()
         self._changing = True
         self.work()
 
@@ -276,6 +278,7 @@ class Applier:
 
     def follow_locals(self) -> None:
         """``locals`` changed, or a device was worn out."""
+        self.foresee()
         self.reconcile(retry=False)
 
     def in_force(self, name: str) -> bool:

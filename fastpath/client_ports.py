@@ -21,7 +21,7 @@ from fastpath import native_links
 from fastpath.apply import Applier
 from fastpath.channel import close_all
 from fastpath.client_names import RequestError
-from fastpath.client_sessions import Reading, Session
+from fastpath.client_sessions import Reading, Session, check_sharing
 from fastpath.native import NativeError
 from fastpath.native_clients import Answer, Request
 from fastpath.protocol import WireBridge, WirePort
@@ -217,7 +217,7 @@ class Ports:
             made = port
         names.check_mode(request, tx_rings, rx_rings)
         users = self._users.get(made.name, {})
-        self._check_sharing(session, request, users)
+        check_sharing(session, request, users.values())
         self._fill(session, request, made, switch, users)
         self._users.setdefault(made.name, {})[session.id] = session
         if port is None:
@@ -250,21 +250,6 @@ class Ports:
             shared=first is not None,
             **slots,
         )
-
-    @staticmethod
-    def _check_sharing(session: Session, request: Request, users: Mapping[int, Session]) -> None:
-        """A port that is open: to the same user only, and to nobody where one wants to be alone."""
-        mine = names.rings_of(request.mode, request.ring_id, request.flags)
-        for other in users.values():
-            state = other.state
-            theirs = names.rings_of(state.mode, state.ring_id, state.flags)
-            alone = (request.flags | state.flags) & wire.EXCLUSIVE
-            if other.uid != session.uid:
-                raise RequestError(errno.EBUSY)
-            if alone and any(a & b for a, b in zip(mine, theirs, strict=True)):
-                raise RequestError(errno.EBUSY)
-            if request.mem_id and request.mem_id != state.mem_id:
-                raise RequestError(errno.EINVAL)
 
     def restore(self, session: Session, fds: list[int]) -> None:
         close_all(fds)

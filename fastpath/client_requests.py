@@ -20,6 +20,7 @@ from fastpath import client_names as names
 from fastpath import native_clients as wire
 from fastpath.channel import close_all
 from fastpath.client_names import RequestError
+from fastpath.client_pipes import Pipes, is_pipe
 from fastpath.client_ports import CLIENT, Monitors, Places, Ports, rings_of, vale_name
 from fastpath.client_sessions import Kind, Left, Session, Sessions, State
 from fastpath.native_clients import Answer, Request
@@ -81,7 +82,12 @@ class Requests:
         self._limits = limits
         self._ports = Ports(places)
         self._monitors = Monitors(places, self._ports)
-        self.kinds: dict[str, Kind] = {"port": self._ports, "monitor": self._monitors}
+        self._pipes = Pipes(places)
+        self.kinds: dict[str, Kind] = {
+            "port": self._ports,
+            "monitor": self._monitors,
+            "pipe": self._pipes,
+        }
         self.serve: dict[int, Callable[[Asker, Request], Reply]] = {
             wire.DESCRIBE: self._describe,
             wire.INFO: self._info,
@@ -99,6 +105,8 @@ class Requests:
         """Who serves a registration."""
         if request.flags & names.MONITOR:
             return self._monitors
+        if is_pipe(request.name):
+            return self._pipes
         return self._ports
 
     # --- registrations --------------------------------------------------------------------------

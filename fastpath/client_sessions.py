@@ -10,13 +10,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
 from fastpath import channel
+from fastpath import client_names as names
+from fastpath import native_clients as wire
 from fastpath.channel import Send, close_all, peer_credentials
 from fastpath.client_names import RequestError
 from fastpath.native_clients import Answer, Request, View
@@ -63,6 +65,22 @@ class Session:
     uid: int
     gid: int
     state: State
+
+
+def check_sharing(session: Session, request: Request, users: Iterable[Session]) -> None:
+    """A port or a pipe's end that is open: to the same user only, and to nobody where one wants
+    to be alone."""
+    mine = names.rings_of(request.mode, request.ring_id, request.flags)
+    for other in users:
+        state = other.state
+        theirs = names.rings_of(state.mode, state.ring_id, state.flags)
+        alone = (request.flags | state.flags) & wire.EXCLUSIVE
+        if other.uid != session.uid:
+            raise RequestError(errno.EBUSY)
+        if alone and any(a & b for a, b in zip(mine, theirs, strict=True)):
+            raise RequestError(errno.EBUSY)
+        if request.mem_id and request.mem_id != state.mem_id:
+            raise RequestError(errno.EINVAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from fastpath import channel
 from fastpath import native_clients as wire
 from fastpath.apply import Applier
 from fastpath.channel import Channel, Send, close_all, is_memory, peer_credentials
@@ -38,6 +39,7 @@ from fastpath.client_requests import Asker, Reply, Requests
 from fastpath.client_sessions import Left, Session, Sessions
 from fastpath.native import NativeError
 from fastpath.native_clients import Answer, Request
+from fastpath.pairs import Pairs
 from fastpath.protocol import ClientRow, ClientRows
 
 TURN = 32  # requests, or new connections, between two looks at everything else
@@ -129,6 +131,13 @@ class Clients:
             Places(applier, owners), self.sessions, limits, self._bound, self._ended, now
         )
         self._applier = applier
+        self.pairs = Pairs(applier, send)
+        applier.foresee = self.pairs.foresee
+        self.requests.serve |= {
+            wire.PEER: self.pairs.peer,
+            wire.NEWS: self.pairs.news,
+            wire.FDB: self.pairs.fdb,
+        }
         self._checked = -1
         self.connections: dict[int, Connection] = {}  # by fd
         self._of_user: Counter[int] = Counter()
@@ -161,6 +170,8 @@ class Clients:
         """Everything that a new keeper has to keep."""
         for session in self.sessions:
             self.sessions.give(keeper.send, session, self.requests.kind_of(session))
+        for name, fd in self.pairs.regions.items():
+            keeper.send(channel.Region(name), [fd])
 
     def settle(self) -> None:
         """After anything that the applier did."""
@@ -168,6 +179,7 @@ class Clients:
         if self._applier.generation != self._checked:
             self._checked = self._applier.generation
             self.requests.check()
+        self.pairs.settle()
 
     def tick(self) -> None:
         self.requests.settle()

@@ -35,6 +35,7 @@ from fastpath.regions import (
     FDB_PREFIX,
     HANDOVER_SOCKET,
     NETMAP_SOCKET,
+    PAIR_PREFIX,
     STATE,
     STATS,
     StateStore,
@@ -176,8 +177,11 @@ class Forwarder:
             for name, fd in regions.items()
             if name.startswith(FDB_PREFIX)
         }
+        self._pairs = {n: fd for n, fd in regions.items() if n.startswith(PAIR_PREFIX)}
         self._regions = {
-            name: fd for name, fd in regions.items() if not name.startswith(FDB_PREFIX)
+            name: fd
+            for name, fd in regions.items()
+            if not name.startswith((FDB_PREFIX, PAIR_PREFIX))
         }
         self._selector = selectors.EpollSelector()
         self._stopping = False
@@ -226,6 +230,7 @@ class Forwarder:
         """Frames first, then everybody else."""
         self._clients.restore(left)  # whose ports are wanted, too
         self._applier.adopt(held, self._fdbs)
+        self._clients.pairs.restore(self._pairs)
         assert self._keeper is not None
         self._selector.register(self._keeper, selectors.EVENT_READ, self._from_keeper)
         handover = socket.socket(fileno=os.dup(self._regions[HANDOVER_SOCKET]))

@@ -33,6 +33,8 @@ from fastpath.regions import (
     FDB_PREFIX,
     HANDOVER_SOCKET,
     NETMAP_SOCKET,
+    PAIR_FDS_MAX,
+    PAIR_PREFIX,
     STATE,
     STATE_BYTES,
     STATS,
@@ -139,6 +141,8 @@ class Keeper:
         self._monitor = LinkMonitor()
         self._bundles: dict[str, tuple[Bundle, list[int]]] = {}
         self._regions: dict[str, int] = {}
+        # What a forwarder may give besides: how many at most.
+        self._prefixes = {FDB_PREFIX: self._limits["bridges_max"], PAIR_PREFIX: PAIR_FDS_MAX}
         self._sessions = KeptSessions(self._limits)
         self._active: Child | None = None
         self._standby: Child | None = None
@@ -421,9 +425,10 @@ class Keeper:
                 raise ChannelError(f"unexpected {type(other).__name__}")
 
     def _keep(self, name: str, fds: list[int]) -> None:
-        """A bridge's table comes, or goes when there is no fd."""
-        tables = sum(region.startswith(FDB_PREFIX) for region in self._regions)
-        if not name.startswith(FDB_PREFIX) or len(fds) > 1 or tables > self._limits["bridges_max"]:
+        """A bridge's table comes, or a pair's fd, or goes when there is no fd."""
+        prefix = next((word for word in self._prefixes if name.startswith(word)), "")
+        kept = sum(region.startswith(prefix) for region in self._regions)
+        if not prefix or len(fds) > 1 or kept > self._prefixes[prefix]:
             close_all(fds)
             raise ChannelError(f"region {name} is not the forwarder's to give")
         old = self._regions.pop(name, None)

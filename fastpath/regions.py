@@ -37,6 +37,8 @@ CONTROL_SOCKET = "listen/control"
 HANDOVER_SOCKET = "listen/handover"
 NETMAP_SOCKET = "listen/netmap"
 FDB_PREFIX = "fdb/"
+PAIR_PREFIX = "pair/"  # fastpath.pairs
+PAIR_FDS_MAX = 1536
 # Sparse: only what is written costs memory. A rule takes 200 bytes, more with long lists.
 STATE_BYTES = 512 << 20
 JOURNAL_BYTES = 4 << 20  # a journal up to here is short, whatever it changes

@@ -442,6 +442,10 @@ class RuleSets:
         """Does a rule that is in force refer to this port?"""
         return self._held[key] > 0
 
+    def refers(self, key: str) -> bool:
+        """Does a rule that is wanted or in force refer to this port?"""
+        return self.holds(key) or bool(self._users.get(key))
+
     def publish(self, *, also_old: bool = False) -> None:
         """What was compiled counts from now on; where the engine refuses, what did goes on.
 
