@@ -1,184 +1,175 @@
-"""netmap programs on a whole appliance: what REST says of them, decides about them and takes away.
-
-The programs are the tests' own (tests/programs), with the library in front of the C library.
-"""
+"""Netmap programs' sessions through deaths: of the forwarder, of the keeper, of programs."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
-import shutil
+import stat
+import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from tests.support.appliance import ApiError, Appliance
-from tests.support.netmap_programs import NetmapProgram, NetmapPrograms
-from tests.support.probes import tool
-from tests.support.topology import Topology, wait_until
-from vswitch.programs import library
+from fastpath import channel, protocol
+from fastpath import native_clients as wire
+from tests.support.client_kills import Kills, descriptors, frame
+from tests.support.fastpath import FastPath, bridge
+from tests.support.netmap_program import ALL, Program
+from tests.support.topology import wait_until
 
 pytestmark = pytest.mark.root
 
-SENDER, RECEIVER = "02:00:00:00:00:01", "02:00:00:00:00:02"
-
-
-@pytest.fixture(scope="module")
-def net() -> Iterator[Topology]:
-    with Topology(hosts=1) as made:
-        yield made
-
 
 @pytest.fixture
-def appliance(net: Topology) -> Iterator[Appliance]:
-    with Appliance(net, net.switch) as started:
+def path(home: Path) -> Iterator[FastPath]:
+    with FastPath(home) as started:
         yield started
 
 
-@pytest.fixture
-def programs(appliance: Appliance) -> Iterator[NetmapPrograms]:
-    with NetmapPrograms(appliance.home / "run") as running:
-        yield running
+def carries(a: Program, b: Program, *, timeout_s: float = 10) -> None:
+    """Frames of `a` reach `b`."""
+    marked = frame(2, 1)[:-8] + os.urandom(8)
+
+    def arrived() -> bool:
+        while (got := b.receive()) is not None:
+            if got == marked:
+                return True
+        return False
+
+    assert a.send(marked)
+    wait_until(arrived, timeout_s, "a frame arrives")
 
 
-def clients(appliance: Appliance) -> dict[str, dict[str, Any]]:
-    return {item["name"]: item for item in appliance.call("GET", "/clients")["items"]}
+def sessions(path: FastPath) -> list[int]:
+    with path.client() as client:
+        asked = protocol.GetClients(client.next_id(), 0, 100)
+        return [row.id for row in client.call(asked, protocol.ClientRows).rows]
 
 
-def gone(appliance: Appliance, *names: str) -> None:
-    """The last close takes the port along, and with the last port the switch."""
-    wait_until(lambda: not clients(appliance).keys() & set(names), 5, "nobody has them open")
-    wait_until(lambda: not appliance.port_stats().keys() & set(names), 5, "the ports are gone")
-
-
-def test_ports_that_nobody_declared(appliance: Appliance, programs: NetmapPrograms) -> None:
-    receiver = programs.start("receive", "vale0:b", frames=1000)
-    found = clients(appliance)["vale0:b"]
-    assert (found["bridge"], found["port"], found["mode"]) == ("vale0", "vale0:b", "relay")
-    assert (found["pid"], found["uid"]) == (receiver.process.pid, 0)
-    assert found["program"].startswith("nmtest")
-    sent = programs.start("send", "vale0:a", frames=1000, pause_us=200).result()
-    counted = receiver.result()
-    assert (sent["sent"], counted["frames"], counted["bad"]) == (1000, 1000, 0)
-    gone(appliance, "vale0:a", "vale0:b")
-    appliance.check_ledger()
-    assert appliance.call("GET", "/bridges")["items"] == []
-
-
-def declare(appliance: Appliance, name: str, port: str, **spec: Any) -> None:
-    backend = {"type": "vale", "switch": "vale0", "port": port}
-    appliance.call("PUT", f"/ports/{name}", {"spec": {"backend": backend, **spec}})
-    appliance.wait_ready(name)
-
-
-def test_rules_and_counters_of_a_declared_port(
-    appliance: Appliance, programs: NetmapPrograms
-) -> None:
-    declare(appliance, "gen", "a")
-    assert appliance.conditions("gen")["LinkUp"]["status"] == "False"
-    rule = {
-        "id": "not-there",
-        "match": {"eth": {"dst": "02:00:00:00:00:03"}},
-        "action": {"type": "drop"},
-    }
-    appliance.put_rules("fw", [rule], attach=[{"port": "gen", "direction": "ingress"}])
-    receiver = programs.start("receive", "vale0:b", frames=500)
-    programs.start("send", "vale0:a", frames=300, pause_us=200, to=3).result()
-    sender = programs.start("send", "vale0:a", frames=500, pause_us=200, linger_ms=2000)
-    appliance.wait_ports("gen")
-    (shown,) = appliance.call("GET", "/ports/gen")["status"]["clients"]
-    assert shown["pid"] == sender.process.pid
-    counted = receiver.result()
-    assert (counted["frames"], counted["bad"]) == (500, 0)
-    sender.result()
-    assert appliance.hits("fw") == {"not-there": 300}
-    stats = appliance.port_stats()["gen"]
-    assert (stats["rx_frames"], stats["rx_drops"].get("rule")) == (800, 300)
-    appliance.check_ledger()
-    # The port stays, and has forgotten nothing.
+def test_sessions_survive_forwarders_and_keepers(path: FastPath) -> None:
+    socket = path.run / "netmap.sock"
+    path.wait_standby()
+    before = descriptors(path)
+    with Program(socket) as a, Program(socket) as b, Program(socket) as monitor:
+        first = a.register("vale0:a", rings=(2, 2))
+        assert b.register("vale0:b").error == 0
+        assert monitor.register("vale0:a", flags=wire.MONITOR_TX).error == 0
+        assert a.call(wire.HDR_SET, "vale0:a", hdr_len=10).error == 0
+        carries(a, b)
+        known = sessions(path)
+        for _ in range(3):
+            path.wait_standby()
+            path.wait_replaced(path.kill_forwarder())
+            carries(a, b)
+            carries(b, a)
+        path.kill_keeper()
+        carries(a, b)
+        path.start()  # the new keeper takes everything back
+        path.wait_standby()
+        path.wait_replaced(path.kill_forwarder())  # and gives it to the next forwarder
+        carries(a, b)
+        assert sessions(path) == known
+        again = a.call(wire.REGISTER, "vale0:a", mode=ALL, id=first.id)
+        assert (again.error, again.session, again.mem_id) == (0, first.session, first.mem_id)
+        assert (again.tx_rings, again.hdr_len) == (2, 10)
+        assert os.fstat(again.fds[0]).st_size > 0
+        channel.close_all(again.fds)
+        with path.client() as client:
+            client.check_ledger()
+            assert {row.port for row in client.fdb("vale0")} <= {"vale0:a", "vale0:b"}
+    wait_until(lambda: not sessions(path), 10, "the sessions end")
+    path.wait_standby()
     wait_until(
-        lambda: appliance.conditions("gen")["LinkUp"]["status"] == "False", 5, "nobody has it"
+        lambda: all(n <= m for n, m in zip(descriptors(path), before, strict=True)),
+        10,
+        "keeper and forwarder keep nothing",
     )
-    assert appliance.port_stats()["gen"]["rx_frames"] == 800
 
 
-def test_a_trace_begins_at_a_programs_port(appliance: Appliance, programs: NetmapPrograms) -> None:
-    programs.start("receive", "vale0:b", frames=1, idle=20_000)
-    programs.start("pong", "vale0:a", idle=20_000)
-    frame = RECEIVER.replace(":", "") + SENDER.replace(":", "") + "88b5" + "00" * 46
-    told = appliance.call("POST", "/traces", {"in_port": "vale0:a", "frame_hex": frame})
-    assert (told["verdict"], told["out_ports"]) == ("forward", ["vale0:b"])
-    with pytest.raises(ApiError, match="REFERENCE_NOT_FOUND"):
-        appliance.call("POST", "/traces", {"in_port": "vale0:c", "frame_hex": frame})
+def test_programs_end_while_nobody_forwards(path: FastPath) -> None:
+    """Their successor sees that they are gone."""
+    socket = path.run / "netmap.sock"
+    path.wait_standby()
+    with Program(socket) as a:
+        assert a.register("vale0:a").error == 0
+        b = Program(socket)
+        assert b.register("vale0:b").error == 0
+        path.wait_standby()
+        old = path.kill_forwarder()
+        b.close()
+        path.wait_replaced(old)
+        wait_until(lambda: len(sessions(path)) == 1, 10, "one session is left")
+        with path.client() as client:
+            assert [port.name for port in client.stats().ports] == ["vale0:a"]
 
 
-def test_who_is_evicted_has_no_port_any_more(
-    appliance: Appliance, programs: NetmapPrograms
-) -> None:
-    receiver = programs.start("receive", "vale0:b", frames=1, idle=20_000)
-    number = clients(appliance)["vale0:b"]["id"]
-    assert appliance.call("GET", f"/clients/{number}")["pid"] == receiver.process.pid
-    appliance.call("DELETE", f"/clients/{number}")
-    gone(appliance, "vale0:b")
-    with pytest.raises(RuntimeError):
-        receiver.result(5)
-    with pytest.raises(ApiError, match="404"):
-        appliance.call("DELETE", f"/clients/{number}")
-    again = programs.start("receive", "vale0:b", frames=100)
-    programs.start("send", "vale0:a", frames=100, pause_us=200)
-    assert again.result()["frames"] == 100
+def test_a_request_in_flight_is_answered_by_the_successor(path: FastPath) -> None:
+    """Of a bound connection; it is asked again with the same id where it was lost."""
+    with Program(path.run / "netmap.sock", timeout_s=1) as a:
+        assert a.register("vale0:a").error == 0
+        for n in range(10):
+            path.wait_standby()
+            old = path.kill_forwarder()
+            time.sleep(n / 1000)
+            id = a.post(wire.DESCRIBE)
+            path.wait_replaced(old)
+            answered = None
+            while answered is None:
+                try:
+                    answered = a.answered()
+                except TimeoutError:
+                    a.post(wire.DESCRIBE, id=id)
+            assert (answered.id, answered.error, answered.name) == (id, 0, "vale0:a")
+            channel.close_all(answered.fds)
 
 
-def test_a_programs_frames_reach_a_namespace(
-    net: Topology, appliance: Appliance, programs: NetmapPrograms
-) -> None:
-    """A bridge with a veth, joined with a switch; the program's frames arrive there, counted."""
-    appliance.bridge("br0", net.switch_ifs[0])
-    joint = {"type": "vale", "switch": "vale0", "port": "out"}
-    appliance.put_port("j", "br0", joint)
-    appliance.wait_ports("j")
-    before = received(net)
-    programs.start("send", "vale0:a", frames=1000, pause_us=200).result()
-    wait_until(lambda: received(net) >= before + 1000, 5, "all have arrived")
-    stats = appliance.port_stats()
-    assert stats["vale0:out"]["tx_frames"] == stats["j"]["rx_frames"] >= 1000
-    appliance.check_ledger()
+def test_who_may_is_told_by_the_kernel(path: FastPath) -> None:
+    """A user whom the bridge does not name gets no port; all may pass to the socket, none list."""
+    assert stat.S_IMODE(path.run.stat().st_mode) == 0o751
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) & 0o7 for p in path.run.iterdir()}
+    assert modes.pop("netmap.sock") == 0o6
+    assert {name for name, mode in modes.items() if mode & 0o3} == set()
+    assert {name for name, mode in modes.items() if mode} <= {"keeper.pid", "forwarder.pid"}
+    with path.client() as client:
+        client.apply([bridge("vale1", clients=protocol.WireClients("relay", (54321,), ()))])
+        assert errors_of(54321, path) == {"vale0:a": "EACCES", "vale1:a": "0", "list": "EACCES"}
+        client.apply([bridge("vale1", clients=protocol.WireClients("relay", (), (54321,)))])
+        assert errors_of(54321, path)["vale1:a"] == "0"
+        assert errors_of(54322, path)["vale1:a"] == "EACCES"
 
 
-def received(net: Topology) -> int:
-    """Frames that the first host's interface has received."""
-    path = f"/sys/class/net/{net.host_ifs[0]}/statistics/rx_packets"
-    return int(net.run(net.hosts[0], "cat", path))
+def errors_of(uid: int, path: FastPath) -> dict[str, str]:
+    """What a process of that user is told: registering two ports, writing into the directory."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            said: dict[str, str] = {}
+            for name in ("vale0:a", "vale1:a"):
+                with Program(path.run / "netmap.sock") as program:
+                    error = program.register(name).error
+                    said[name] = errno.errorcode.get(error, str(error))
+            try:
+                os.listdir(path.run)
+            except OSError as error:
+                said["list"] = errno.errorcode[error.errno or 0]
+            os.write(write, json.dumps(said).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read, "rb") as out:
+        answer: dict[str, str] = json.loads(out.read())
+    return answer
 
 
-class SomebodyElse:
-    """Sends as another user, from copies that this user can read."""
-
-    def __init__(self, appliance: Appliance, uid: int, gid: int) -> None:
-        here = appliance.home
-        self._program = shutil.copy(tool("nmtest", "programs"), here / "nmtest")
-        self._environment = {
-            **os.environ,
-            "LD_PRELOAD": str(shutil.copy(library(), here)),
-            "VSWITCH_RUN_DIR": str(here / "run"),
-        }
-        self._ids = ("--reuid", str(uid), "--regid", str(gid), "--clear-groups")
-
-    def send(self, port: str, frames: int) -> dict[str, Any]:
-        words = ["setpriv", *self._ids, str(self._program), "send", port, "--frames", str(frames)]
-        return NetmapProgram(words, self._environment, says_ready=True).result()
-
-
-def test_whom_a_switch_lets_in(appliance: Appliance, programs: NetmapPrograms) -> None:
-    """By the user of the process, or its group; root always."""
-    user, group = 54321, 54322
-    somebody = SomebodyElse(appliance, user, group)
-    with pytest.raises(RuntimeError, match="vale0:a"):
-        somebody.send("vale0:a", 1)
-    for allowed in ({"uids": [user]}, {"gids": [group]}):
-        appliance.put_bridge("vale0", clients=allowed)
-        receiver = programs.start("receive", "vale0:b", frames=10)
-        somebody.send("vale0:a", 10)
-        assert receiver.result()["frames"] == 10
-        with pytest.raises(RuntimeError, match="vale1:a"):
-            somebody.send("vale1:a", 1)
+def test_kills_at_random_points(path: FastPath) -> None:
+    """python -m tests.support.client_kills does it longer."""
+    kills = Kills(programs=60, forwarders=6, keepers=1, seed=int.from_bytes(os.urandom(4)))
+    kills.run(path)
+    assert kills.ping_s < 5
