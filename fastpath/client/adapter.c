@@ -117,7 +117,6 @@ struct adapter *adapter_get(struct region *region, const char *name, bool fresh,
 	}
 	adapter->locks = true;
 	adapter->seats = 0;
-	adapter->hdr_len = 0;
 	memcpy(adapter->name, name, strnlen(name, sizeof(adapter->name) - 1) + 1);
 	return adapter;
 }

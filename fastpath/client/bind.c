@@ -246,8 +246,6 @@ static int seat_take(struct binding *binding, const struct bind_wish *wish)
 			error = offsets_set(binding, wish->offsets);
 		if (error && wish)
 			seat_leave(&binding->region, binding->seat);
-		else if (!error)
-			binding->adapter->hdr_len = binding->answer.hdr_len;
 	}
 	region_unlock(binding->region.head);
 	return error;
@@ -287,7 +285,7 @@ static void direct_bind(struct vsn_session *session)
 	const struct direct_home home = {
 	    .map = &binding->link.map, .ask = direct_ask, .context = session};
 
-	if (!strpbrk(binding->answer.name, "{}"))
+	if (!binding->pipe)
 		binding->direct = direct_open(&home);
 }
 
@@ -332,6 +330,7 @@ int bind_answer(struct vsn_session *session, const struct client_answer *answer,
 	binding->answer.name[CLIENT_NAME_MAX - 1] = 0;
 	binding->flags = answer->flags;
 	binding->number = answer->session;
+	binding->pipe = strpbrk(binding->answer.name, "{}") != NULL;
 	error = link_open(&binding->link, answer->side, fds + given, n - given);
 	if (!error)
 		error = region_of(binding, region_fd, wish);

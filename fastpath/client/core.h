@@ -67,7 +67,6 @@ struct adapter {
 	bool locks;		     /* of the krings are made, for good */
 	uint32_t rings[RING_SIDES];  /* without the host rings that netmap_if speaks of */
 	uint32_t slots[RING_SIDES];
-	uint32_t hdr_len; /* bytes of virtio-net header in front of each frame; any thread reads */
 	uint32_t seats;
 	struct kring krings[RING_SIDES][VSN_RINGS_MAX];
 };
@@ -147,6 +146,7 @@ struct binding {
 	uint32_t first[RING_SIDES], last[RING_SIDES];
 	uint64_t flags; /* NR_* */
 	struct client_answer answer;
+	bool pipe;
 	struct adapter *adapter;
 	struct link link;
 	struct region region;
@@ -292,6 +292,14 @@ static inline unsigned ring_number(const struct binding *binding, enum ring_side
 				   const struct ring_view *view)
 {
 	return (unsigned)(view - binding->views[side]);
+}
+
+/* Bytes of virtio-net header in front of each frame of the program's, as the switch has it now. */
+static inline uint32_t header_bytes(const struct binding *binding)
+{
+	uint32_t bytes = binding->pipe ? 0 : load_shared(&binding->link.map.memory->hdr_len);
+
+	return bytes == 10 || bytes == 12 ? bytes : 0;
 }
 
 /* A buffer of the region; 0 where there is none of that number, as the module has it. */

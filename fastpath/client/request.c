@@ -336,9 +336,6 @@ static int serve_header(struct vsn_session *session, struct request *request, bo
 		return error;
 	if (!set)
 		hdr->nr_hdr_len = answer.hdr_len;
-	if (set && is_bound_to(session, request->header.nr_name))
-		__atomic_store_n(&session->binding.adapter->hdr_len, hdr->nr_hdr_len,
-				 __ATOMIC_RELAXED);
 	return 0;
 }
 

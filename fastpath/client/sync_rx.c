@@ -202,14 +202,14 @@ struct sync_result rxsync(struct binding *binding, struct ring_view *view)
 	place = ring_enter(&binding->region, view);
 	result.invalid = !place.valid;
 	kring->hwcur = place.head;
-	work = (struct rx_work){
-	    .region = &binding->region,
-	    .view = view,
-	    .slots = ring->slot,
-	    .in = kring->in,
-	    .at = kring->hwtail,
-	    .space = view->num_slots - 1 - ring_space(kring->hwcur, kring->hwtail, view->num_slots),
-	    .hdr_len = __atomic_load_n(&binding->adapter->hdr_len, __ATOMIC_RELAXED)};
+	work = (struct rx_work){.region = &binding->region,
+				.view = view,
+				.slots = ring->slot,
+				.in = kring->in,
+				.at = kring->hwtail,
+				.space = view->num_slots - 1 -
+					 ring_space(kring->hwcur, kring->hwtail, view->num_slots),
+				.hdr_len = header_bytes(binding)};
 	work.in.lane = view->lane;
 	work.in.data = view->data;
 	work.in.bytes = view->lane_bytes;

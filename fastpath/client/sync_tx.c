@@ -275,8 +275,7 @@ struct sync_result txsync(struct binding *binding, struct ring_view *view)
 				.out = kring->out,
 				.at = kring->hwcur,
 				.head = place.head,
-				.hdr_len =
-				    __atomic_load_n(&binding->adapter->hdr_len, __ATOMIC_RELAXED)};
+				.hdr_len = header_bytes(binding)};
 	work.out.lane = view->lane;
 	work.out.data = view->data;
 	work.out.bytes = view->lane_bytes;

@@ -62,6 +62,7 @@ struct client_memory {
 	    direct;    /* 0: everything by the outbox; else pair lanes may be used now, and this is
 			  the number of the table of addresses: another one, ask (CLIENT_FDB) */
 	uint32_t gone; /* 1: evicted, or the bridge is gone: ENXIO from now on */
+	uint32_t hdr_len; /* bytes of virtio-net header of the program's frames: 0, 10, 12 */
 	_Alignas(128) struct client_ring_stats tx[CLIENT_RINGS_MAX];
 	struct client_ring_stats rx[CLIENT_RINGS_MAX];
 	struct lane outbox[CLIENT_RINGS_MAX];

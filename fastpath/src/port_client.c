@@ -200,6 +200,7 @@ int client_set_header(struct port *port, uint32_t hdr_len, struct error *err)
 	if (hdr_len)
 		caps |= PORT_CAP_CSUM | PORT_CAP_TSO4 | PORT_CAP_TSO6 | PORT_CAP_USO;
 	atomic_store_explicit(&client->hdr_len, hdr_len, memory_order_relaxed);
+	__atomic_store_n(&client->map.memory->hdr_len, hdr_len, __ATOMIC_RELAXED);
 	atomic_store_explicit(&port->caps, caps, memory_order_relaxed);
 	return 0;
 }

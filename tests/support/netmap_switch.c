@@ -239,7 +239,7 @@ static int serve_header(struct netmap_switch *sw, struct exchange *x, bool set)
 	if (!port)
 		return ENXIO;
 	if (set)
-		port->hdr_len = x->request.hdr_len;
+		port->hdr_len = port->map.memory->hdr_len = x->request.hdr_len;
 	x->answer.hdr_len = port->hdr_len;
 	return 0;
 }
