@@ -30,7 +30,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import docs, memory, results, rule_peers, rules
+from tests.bench import docs, memory, netmap, results, rule_peers, rules
 from tests.bench.cases import (
     AF_PACKET,
     BRIDGE,
@@ -174,12 +174,16 @@ def main(argv: Sequence[str]) -> int:
             report["rules"] = [asdict(row) for row in rules.measure(say, chosen.classbench)]
         if any(text in rule_peers.NAME for text in wanted):
             report["rule_peers"] = [asdict(row) for row in rule_peers.usual(chosen.seconds)]
+        found_netmap = netmap.measure(wanted, chosen.rounds, chosen.seconds, say)
+        if found_netmap:
+            report["netmap"] = [asdict(row) for row in found_netmap]
         report["machine"]["load_after"] = list(os.getloadavg())
         report["cases"] = [result.as_json() for result in found]
         results.write_json(report, chosen.json)
         say(f"the whole report is in {chosen.json}")
     sys.stdout.write(results.text_table(results.rows(report)))
     sys.stdout.writelines(rules.text([rules.Row(**row) for row in report.get("rules", ())]))
+    sys.stdout.writelines(netmap.text([netmap.Row(**row) for row in report.get("netmap", ())]))
     rows = [rule_peers.Row(**row) for row in report.get("rule_peers", ())]
     sys.stdout.writelines(rule_peers.text(rows))
     if chosen.write_docs:

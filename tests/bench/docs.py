@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.bench import results
+from tests.bench import netmap, results
 
 BEGIN = "<!-- figures: begin (python -m tests.bench --write-docs) -->"
 END = "<!-- figures: end -->"
@@ -31,7 +31,9 @@ def figures(report: dict[str, Any]) -> str:
         lines += [f"Below what is wanted: {'; '.join(missed)}.", ""]
     if failed:
         lines += [f"Could not be measured: {'; '.join(failed)}.", ""]
-    lines += [*_forwarding(report), END]
+    lines += _forwarding(report)
+    lines += netmap.markdown([netmap.Row(**row) for row in report.get("netmap", ())])
+    lines.append(END)
     return "\n".join(lines)
 
 

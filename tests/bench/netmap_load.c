@@ -13,8 +13,9 @@
  *     -b      does not sleep: syncs until there is something
  *
  * A receiver reads every byte of every frame. Once the port is there and its address is known to
- * the switch, "ready" is printed on a line; at the end one line of JSON: frames, seconds between
- * the first and the last of them, processor seconds, and round trips in microseconds.
+ * the switch, "ready" is printed on a line; at the end one line of JSON: frames, when the first and
+ * the last of them were there (CLOCK_MONOTONIC), processor seconds since "ready", and round trips
+ * in microseconds.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -383,6 +384,7 @@ int main(int argc, char **argv)
 {
 	static struct program program = {.o = {.len = 60, .seconds = 10, .function = "rx"}};
 	struct program *p = &program;
+	double cpu_s;
 
 	parse(&p->o, argc, argv);
 	if (!p->o.port || p->o.len < 14)
@@ -391,10 +393,12 @@ int main(int argc, char **argv)
 		fail("-d is missing");
 	open_port(p);
 	learn(p);
+	cpu_s = cpu_seconds();
 	run(p);
-	printf("{\"frames\": %llu, \"seconds\": %.6f, \"cpu_s\": %.3f, \"round_trip_us\": ",
-	       (unsigned long long)p->frames, (double)(p->last_ns - p->first_ns) * 1e-9,
-	       cpu_seconds());
+	printf("{\"frames\": %llu, \"first_ns\": %llu, \"last_ns\": %llu, \"cpu_s\": %.3f, "
+	       "\"round_trip_us\": ",
+	       (unsigned long long)p->frames, (unsigned long long)p->first_ns,
+	       (unsigned long long)p->last_ns, cpu_seconds() - cpu_s);
 	histogram_print_us(&p->round_trips);
 	printf("}\n");
 	close(p->fd);
