@@ -215,12 +215,18 @@ static void *sender(void *arg)
 
 static uint64_t read_all(const uint8_t *from, uint32_t len)
 {
-	uint64_t sum = 0, word;
+	uint64_t sums[8] = {0}, words[8], sum = 0;
+	uint32_t i = 0;
 
-	for (uint32_t i = 0; i + 8 <= len; i += 8) {
-		memcpy(&word, from + i, 8);
-		sum += word;
+	for (; i + sizeof(words) <= len; i += sizeof(words)) {
+		memcpy(words, from + i, sizeof(words));
+		for (unsigned n = 0; n < 8; n++)
+			sums[n] += words[n];
 	}
+	for (; i < len; i++)
+		sum += from[i];
+	for (unsigned n = 0; n < 8; n++)
+		sum += sums[n];
 	return sum;
 }
 
