@@ -31,7 +31,6 @@ FDB_ENTRIES = 8192
 PROGRAM_SIDE = 0  # of a port's memory
 REFUSED = {"LIMIT": errno.ENOMEM, "INVALID": errno.EINVAL}
 HDR_LENGTHS = (0, 10, 12)
-DIRECTIONS = {wire.MONITOR_TX: "rx", wire.MONITOR_RX: "tx"}  # the program's, the switch's
 
 
 def a_switch(name: str) -> WireBridge:
@@ -341,10 +340,7 @@ class Ports:
 
 
 class Monitors:
-    """Sessions that get copies of a port's frames: a hidden bridge of a monitor and a port.
-
-    What the program of the watched port sends is what the switch receives there.
-    """
+    """Sessions that get copies of a port's frames: a hidden bridge of a monitor and a port."""
 
     name = "monitor"
 
@@ -373,7 +369,7 @@ class Monitors:
             tx_slots=names.within(request.tx_slots, names.SLOTS, names.SLOTS_MIN, names.SLOTS_MAX),
             rx_slots=names.within(request.rx_slots, names.SLOTS, names.SLOTS_MIN, names.SLOTS_MAX),
             mem_id=request.mem_id,
-            extra={"port": watched.name},
+            extra={"port": watched.name, "direction": _direction(watched, request.flags)},
         )
         self._places.come(*_monitor_ports(session), bridge=a_switch(_hidden(session)))
 
@@ -423,10 +419,19 @@ def _hidden(session: Session) -> str:
     return f"monitor:{session.id}"
 
 
+def _direction(watched: WirePort, flags: int) -> str:
+    """As the switch sees it: what a program sends is what the switch receives. Other ports' sides
+    are those of a NIC."""
+    if flags & names.MONITOR == names.MONITOR:
+        return "both"
+    received = bool(flags & wire.MONITOR_RX)
+    return "rx" if received != (watched.type == CLIENT) else "tx"
+
+
 def _monitor_ports(session: Session) -> tuple[WirePort, WirePort]:
     hidden = _hidden(session)
-    direction = DIRECTIONS.get(session.state.flags & names.MONITOR, "both")
-    options = {"port": session.state.extra.get("port", ""), "direction": direction}
+    extra = session.state.extra
+    options = {"port": extra.get("port", ""), "direction": extra.get("direction", "both")}
     return (
         a_port(f"{hidden}/in", "monitor", hidden, options),
         a_client_port(f"{hidden}/out", hidden, 1, 1),

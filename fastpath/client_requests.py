@@ -18,7 +18,6 @@ import msgspec
 
 from fastpath import client_names as names
 from fastpath import native_clients as wire
-from fastpath.channel import close_all
 from fastpath.client_names import RequestError
 from fastpath.client_pipes import Pipes, is_pipe
 from fastpath.client_ports import CLIENT, Monitors, Places, Ports, rings_of, vale_name
@@ -207,14 +206,11 @@ class Requests:
         """Go on with those of a predecessor, before its ports are looked at."""
         restored = []
         for one in left:
-            kind = self.kinds.get(one.state.kind)
             try:
-                if kind is None:
-                    close_all(one.fds)
-                    raise ValueError(f"of kind {one.state.kind!r}")
-                restored.append(self.sessions.restore(one, kind))
-            except ValueError as error:
-                log.warning("session %d cannot go on: %s", one.id, error)
+                restored.append(self.sessions.restore(one, self.kinds))
+            except Exception:  # one session's state must not keep the forwarder from frames
+                log.exception("session %d cannot go on", one.id)
+                self.sessions.forget(one.id)
         return restored
 
     def check(self) -> None:

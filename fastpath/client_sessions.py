@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -219,13 +219,25 @@ class Sessions:
         region = self.regions.fd(session.uid, session.state.mem_id)
         send(message, [session.sock.fileno(), region, *kind.kept(session)])
 
+    def forget(self, id: int) -> None:
+        """It could not be restored."""
+        session = self._sessions.pop(id, None)
+        if session is not None:
+            self.regions.leave(session.uid, session.state.mem_id)
+            session.sock.close()
+        self._send(channel.SessionGone(id), [])
+
     def remove(self, session: Session) -> None:
         if self._sessions.pop(session.id, None) is not None:
             self._send(channel.SessionGone(session.id), [])
             self.regions.leave(session.uid, session.state.mem_id)
 
-    def restore(self, left: Left, kind: Kind) -> Session:
+    def restore(self, left: Left, kinds: Mapping[str, Kind]) -> Session:
         """Go on with a predecessor's; takes the fds. ValueError: it makes no sense."""
+        kind = kinds.get(left.state.kind)
+        if kind is None or left.id in self._sessions:
+            close_all(left.fds)
+            raise ValueError(f"of kind {left.state.kind!r}")
         connection, region, *rest = left.fds
         try:
             sock = socket.socket(fileno=connection)

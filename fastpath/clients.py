@@ -95,7 +95,7 @@ class Closer:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """``answer`` waits to be sent; ``session`` is what it is bound to, or is about to be."""
+    """``answer`` waits to be sent, ``held`` to be served; ``session`` is what it is bound to."""
 
     sock: socket.socket
     pid: int
@@ -104,6 +104,7 @@ class Connection:
     rate: Rate
     session: Session | None = None
     registering: bool = False
+    held: tuple[Request, list[int]] | None = None
     answer: tuple[bytes, list[int]] | None = None
     interest: int = select.EPOLLIN
 
@@ -202,7 +203,7 @@ class Clients:
             if fd == self._listener.fileno():
                 self._epoll.modify(fd, select.EPOLLIN)
             elif fd in self.connections:
-                self._listen(self.connections[fd])
+                self._resume(self.connections[fd])
         if self.requests.due <= now:
             self.requests.settle()
 
@@ -243,6 +244,21 @@ class Clients:
     def _wake_at(self, fd: int, seconds: float) -> None:
         self._order += 1
         heapq.heappush(self._later, (self._now() + seconds, self._order, fd))
+
+    def _resume(self, connection: Connection) -> None:
+        """Serve what was held back, or listen."""
+        held, connection.held = connection.held, None
+        if held is None:
+            self._listen(connection)
+            return
+        connection.registering = False
+        try:
+            self._handle(connection, *held)
+        except Exception:
+            log.exception("a netmap program's connection")
+            self._drop(connection)
+        finally:
+            close_all(held[1])
 
     def _listen(self, connection: Connection) -> None:
         if connection.answer is not None:
@@ -301,8 +317,9 @@ class Clients:
             self.requests.abandon(session)
         elif connection.registering:
             self.requests.hang_up(connection.sock)
-        if connection.answer is not None:
-            close_all(connection.answer[1])
+        for waiting in (connection.answer, connection.held):
+            if waiting is not None:
+                close_all(waiting[1])
         connection.sock.close()
 
     def _ended(self, session: Session) -> None:
@@ -367,10 +384,17 @@ class Clients:
     def _register(
         self, connection: Connection, asker: Asker, request: Request, fds: list[int]
     ) -> Reply | None:
-        """The answer may come while this still runs, by :meth:`_bound`."""
+        """The answer may come while this still runs, by :meth:`_bound`.
+
+        Ports cost more than other requests: there is a rate for each user.
+        """
         opens = self._opens.setdefault(asker.uid, Rate(self._limits["netmap_opens_s"]))
-        if opens.take(self._now()):
-            raise RequestError(errno.EAGAIN)
+        if wait := opens.take(self._now()):
+            connection.registering = True
+            connection.held = (request, fds.copy())
+            fds.clear()
+            self._pause(connection, wait)
+            return None
         connection.registering = True
         try:
             reply = self.requests.register(asker, request, fds)

@@ -125,6 +125,21 @@ def test_a_request_in_flight_is_answered_by_the_successor(path: FastPath) -> Non
             channel.close_all(answered.fds)
 
 
+def test_foreign_fds_are_closed_in_the_sandbox(path: FastPath) -> None:
+    path.wait_standby()
+    before = descriptors(path)
+    for _ in range(20):
+        with Program(path.run / "netmap.sock") as program:
+            program.post(wire.REGISTER, "vale0:a", mode=ALL, fds=[program.sock.fileno(), 2])
+            with pytest.raises(ConnectionError):
+                program.answered()
+    wait_until(
+        lambda: all(n <= m for n, m in zip(descriptors(path), before, strict=True)),
+        10,
+        "nothing is left open",
+    )
+
+
 def test_who_may_is_told_by_the_kernel(path: FastPath) -> None:
     """A user whom the bridge does not name gets no port; all may pass to the socket, none list."""
     assert stat.S_IMODE(path.run.stat().st_mode) == 0o751

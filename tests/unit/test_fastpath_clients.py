@@ -529,6 +529,22 @@ def test_ports_have_a_limit(tmp_path: Path) -> None:
         wait_until(lambda: len(forwarder.clients.sessions) == 3, 5, "it is seen")
 
 
+def test_opens_beyond_the_rate_wait(tmp_path: Path) -> None:
+    with (
+        a_forwarder(tmp_path, limits=LIMITS | {"netmap_opens_s": 5}) as forwarder,
+        ExitStack() as stack,
+    ):
+        programs = [stack.enter_context(Program(forwarder.netmap_path)) for _ in range(7)]
+        start = time.monotonic()
+        assert [program.register("vale0:a").error for program in programs] == [0] * 7
+        assert time.monotonic() - start >= 0.2  # 5 at once, 5 in a second
+        with Program(forwarder.netmap_path) as hasty:
+            region = os.memfd_create("region")
+            hasty.post(wire.REGISTER, "vale0:b", mode=ALL, fds=[region])
+            os.close(region)
+    wait_nothing_left(forwarder)
+
+
 def test_the_engine_has_a_limit(tmp_path: Path) -> None:
     with a_forwarder(tmp_path, limits=LIMITS | {"ports_max": 2}) as forwarder, ExitStack() as stack:
         programs = [stack.enter_context(Program(forwarder.netmap_path)) for _ in range(3)]
@@ -608,6 +624,49 @@ def test_hang_ups_while_the_keeper_thinks(forwarder: Forwarder, client: Client) 
         assert program.register("vale0:a").error == 0
     wait_nothing_left(forwarder)
     wait_until(lambda: fds_of_this_process() <= before, 5, "nothing is left open")
+
+
+def test_requests_of_all_sorts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever is asked in whatever order: an answer each, nothing left, no exception."""
+    limits = LIMITS | {"netmap_opens_s": 1 << 20, "netmap_requests_s": 1 << 20}
+    with a_forwarder(tmp_path, limits=limits) as forwarder, Client(forwarder.path) as client:
+        ask_anything(forwarder, client)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def ask_anything(forwarder: Forwarder, client: Client) -> None:
+    names = ("", "vale0:a", "vale0:b", "vale1:a", "vale0:a{x", "vale0:a}x", "x", "{")
+    before = fds_of_this_process()
+    choose = random.Random(seed := random.randrange(1 << 32))
+    programs = [Program(forwarder.netmap_path) for _ in range(4)]
+    memory = os.memfd_create("region")
+    for _ in range(2000):
+        at = choose.randrange(len(programs))
+        if choose.random() < 0.1:
+            programs[at].close()
+            programs[at] = Program(forwarder.netmap_path)
+        answer = programs[at].call(
+            choose.choice((*[wire.REGISTER] * 4, *range(12), 1 << 15)),
+            choose.choice(
+                ("", "vale0:a", "vale0:b", "vale1:a", "vale0:a{x", "vale0:a}x", "x", "{")
+            ),
+            mode=choose.choice((ALL, ALL, ONE, choose.randrange(1 << 32))),
+            ring_id=choose.choice((0, 1, choose.randrange(1 << 32))),
+            flags=choose.choice((0, 0, choose.randrange(1 << 18), choose.randrange(1 << 64))),
+            rings=(choose.choice((0, 1, 99)), choose.choice((0, 2, (1 << 32) - 1))),
+            mem_id=choose.choice((0, 0, 1, 2, choose.randrange(1 << 32))),
+            hdr_len=choose.choice((0, 10, 12, choose.randrange(1 << 32))),
+            index=choose.choice((0, 1, choose.randrange(1 << 32))),
+            fds=[memory] * choose.choice((0, 1, 1, 2)),
+        )
+        assert 0 <= answer.error < 134, seed
+        channel.close_all(answer.fds)
+    for program in programs:
+        program.close()
+    os.close(memory)
+    wait_nothing_left(forwarder)
+    client.check_ledger()
+    wait_until(lambda: fds_of_this_process() <= before, 5, f"nothing is left open (seed {seed})")
 
 
 # --- successors ---------------------------------------------------------------------------------
