@@ -163,8 +163,8 @@ int engine_memory_take(struct engine *engine, uint16_t port, uint16_t queue, uin
 
 /*
  * The virtio-net header of a client port's program: hdr_len 0 (none, offloads are completed before
- * the port), 10 or 12. At any time; a port begins with 0, in each new forwarder. EINVAL: another
- * length, or no client port.
+ * the port), 10 or 12. At any time; it is in the port's memory, so the next forwarder goes on with
+ * it. EINVAL: another length, or no client port.
  */
 int engine_client_header(struct engine *engine, uint16_t port, uint32_t hdr_len, struct error *err);
 /* cffi: end */

@@ -154,10 +154,39 @@ static int queues_open(struct client_port *client, const struct port_fds *fds, u
 	return 0;
 }
 
+static bool header_sound(uint32_t hdr_len)
+{
+	return hdr_len == 0 || hdr_len == 10 || hdr_len == 12;
+}
+
+/* The program's library looks for it in the memory, a successor too. */
+static void header_use(struct port *port, uint32_t hdr_len)
+{
+	struct client_port *client = port->priv;
+	uint32_t caps = PORT_CAP_FRAGS;
+
+	if (hdr_len)
+		caps |= PORT_CAP_CSUM | PORT_CAP_TSO4 | PORT_CAP_TSO6 | PORT_CAP_USO;
+	atomic_store_explicit(&client->hdr_len, hdr_len, memory_order_relaxed);
+	__atomic_store_n(&client->map.memory->hdr_len, hdr_len, __ATOMIC_RELAXED);
+	atomic_store_explicit(&port->caps, caps, memory_order_relaxed);
+}
+
+int client_set_header(struct port *port, uint32_t hdr_len, struct error *err)
+{
+	if (!header_sound(hdr_len))
+		return error_set(err, EINVAL,
+				 "%s: a virtio-net header has 10 or 12 bytes, or is not there",
+				 port->name);
+	header_use(port, hdr_len);
+	return 0;
+}
+
 static int client_attach(struct port *port, const struct port_options *options,
 			 const struct port_fds *fds, struct error *err)
 {
 	struct client_port *client = aligned_alloc(LINE, sizeof(*client));
+	uint32_t hdr_len;
 	unsigned bells;
 	int status;
 
@@ -184,24 +213,8 @@ static int client_attach(struct port *port, const struct port_options *options,
 		port->rxq[t].priv = &client->rx[t];
 	for (unsigned r = 0; r < port->tx_queue_count; r++)
 		port->txq[r].priv = &client->tx[r];
-	port->caps = PORT_CAP_FRAGS;
-	return 0;
-}
-
-int client_set_header(struct port *port, uint32_t hdr_len, struct error *err)
-{
-	struct client_port *client = port->priv;
-	uint32_t caps = PORT_CAP_FRAGS;
-
-	if (hdr_len != 0 && hdr_len != 10 && hdr_len != 12)
-		return error_set(err, EINVAL,
-				 "%s: a virtio-net header has 10 or 12 bytes, or is not there",
-				 port->name);
-	if (hdr_len)
-		caps |= PORT_CAP_CSUM | PORT_CAP_TSO4 | PORT_CAP_TSO6 | PORT_CAP_USO;
-	atomic_store_explicit(&client->hdr_len, hdr_len, memory_order_relaxed);
-	__atomic_store_n(&client->map.memory->hdr_len, hdr_len, __ATOMIC_RELAXED);
-	atomic_store_explicit(&port->caps, caps, memory_order_relaxed);
+	hdr_len = load_shared(&client->map.memory->hdr_len);
+	header_use(port, header_sound(hdr_len) ? hdr_len : 0);
 	return 0;
 }
 

@@ -1,6 +1,6 @@
 """`python -m tests.bench` (as root): the appliance beside its peers, in one run.
 
-    --quick             3 rounds of 1 s: about four minutes, a first impression only
+    --quick             3 rounds of 1 s: about seven minutes, a first impression only
     --rounds N          rounds of each case (default 5)
     --seconds S         length of one measurement (default 3)
     --only TEXT         cases whose name contains TEXT; may be repeated

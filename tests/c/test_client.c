@@ -476,6 +476,8 @@ static void test_offload(void)
 	CHECK(!(test.port.caps & PORT_CAP_TSO4));
 	for (unsigned hdr_len = 0; hdr_len <= 12; hdr_len += hdr_len ? 2 : 10) {
 		CHECK(client_set_header(&test.port, hdr_len, &err) == 0);
+		detach(&test);
+		attach(&test); /* another forwarder */
 		CHECK(!(test.port.caps & PORT_CAP_TSO4) == !hdr_len);
 		frame = frame_of(bytes, 5);
 		rest = (struct frame){.data = bytes + 10, .len = frame.len - 10};
@@ -548,6 +550,10 @@ static void test_rewritten(void)
 	CHECK(test.port.ops->rx(&test.port.rxq[0], batch, 1, &test.cell) == 1);
 	memset(outbox, 0xff, 4096);
 	CHECK(len < 256 && !batch[0].next && content_is(batch[0].data, 3, batch[0].len));
+	test.map.memory->hdr_len = 11; /* nor a header that is none */
+	detach(&test);
+	attach(&test);
+	CHECK(!(test.port.caps & PORT_CAP_TSO4));
 	close_port(&test);
 }
 
