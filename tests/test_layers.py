@@ -26,13 +26,15 @@ LAYERS = (
     {"parse", "vlan", "fdb", "overlay_inner", "neighbor", "neighbor_table", "monitor"}
     | {"fdb_map", "fdb_view", "pair_books"}
     | {"ring_frames", "classify", "classify_build", "classify_tables", "flow_cache"}
+    | {"flow_cache_lines", "parse_plain"}
     | {"cover", "witness"}
     | {"classify_list", "classify_plan", "classify_probe", "classify_steps", "classify_table"}
     | {"policer", "reject"}
     | {"conntrack", "conntrack_table", "conntrack_tcp", "conntrack_tuple", "conntrack_fragments"},
     {"port", "port_bell", "bridge", "bridge_decide", "tx"}
     | {"port_overlay", "overlay", "overlay_open", "overlay_rx", "overlay_tx"}
-    | {"rules", "rules_work", "action"},
+    | {"rules", "rules_work", "rules_walk", "action"}
+    | {"rules_hits", "rules_hits_avx512", "rules_hits_loops"},
     {"config", "snapshot", "worker", "rules_tables"},
     {"engine", "engine_tables", "engine_publish", "engine_rules", "engine_rule_counters"}
     | {"engine_conntrack", "engine_pairs"}
