@@ -70,7 +70,8 @@ pending_fill(struct forward *forward, const struct frame *frame, struct pending 
 		uint64_t key = bridge_key(l2->src, vid);
 
 		pending->src_key = 0;
-		if (*seen_at(forward->seen, key) != key && !(frame->flags & FRAME_NO_LEARN)) {
+		if (*seen_at(forward->seen, key) != key && !(frame->flags & FRAME_NO_LEARN) &&
+		    bridge_is_station(l2->src)) {
 			pending->src_key = key;
 			pending->src_home = fdb_prefetch(forward->fdb, key);
 		}

@@ -35,10 +35,20 @@ static inline unsigned bridge_port_refusal(const struct bridge_port *in)
 	return in->bridge == BRIDGE_NONE ? DROP_NO_BRIDGE : BRIDGE_PASSES;
 }
 
-/* May a frame with these addresses enter at all? */
+/* May it be learned? */
+static inline bool bridge_is_station(uint64_t src)
+{
+	return src && !(src & MAC_GROUP);
+}
+
+/*
+ * May a frame with these addresses enter at all? Where reserved addresses are forwarded, as VALE
+ * does, senders that are no stations are, too: netmap programs have no address unless they are
+ * given one, and those that answer them turn a broadcast's addresses round.
+ */
 static inline unsigned bridge_address_refusal(const struct bridge *bridge, const struct l2 *l2)
 {
-	if (__builtin_expect((l2->src & MAC_GROUP) || !l2->src, 0))
+	if (__builtin_expect(!bridge_is_station(l2->src), 0) && !bridge->reserved_forward)
 		return DROP_SOURCE_INVALID;
 	if (__builtin_expect(l2->dst >> BRIDGE_RESERVED_BITS ==
 				 BRIDGE_RESERVED_MAC >> BRIDGE_RESERVED_BITS,

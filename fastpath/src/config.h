@@ -21,7 +21,8 @@ struct bridge_config {
 	bool flood_unknown_unicast;
 	bool flood_multicast;
 	bool flood_broadcast;
-	bool reserved_forward; /* forward 01:80:c2:00:00:0x instead of dropping them */
+	bool reserved_forward; /* forward 01:80:c2:00:00:0x, and what no station sent, instead of
+				  dropping them */
 	uint32_t ageing_s;     /* 0: entries never age */
 	uint32_t mtu;	       /* 0: no limit */
 };

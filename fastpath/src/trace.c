@@ -218,7 +218,8 @@ static int way_lookup(const struct way *way, uint16_t vid)
 
 		return learns ? way->in_port : fdb_value_port(value);
 	}
-	if (way->in->learning && way->bridge->learning && way->l2.src == way->l2.dst)
+	if (way->in->learning && way->bridge->learning && way->l2.src == way->l2.dst &&
+	    bridge_is_station(way->l2.src))
 		return way->in_port;
 	return FDB_MISS;
 }

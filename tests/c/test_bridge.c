@@ -126,6 +126,15 @@ static void test_ingress_drops(void)
 	sw_publish(&sw);
 	frame[5] = 0x0e;
 	deliver(&sw, 0, FRAME, 0x6);
+	/* what no station sent is forwarded there, too, and never learned */
+	for (int group = 0; group < 2; group++) {
+		frame_make(frame, 11, 10, FRAME);
+		memset(frame + 6, group ? 0xff : 0, 6);
+		deliver(&sw, 0, FRAME, 0x6);
+		frame_make(frame, 11, 12, FRAME);
+		memset(frame, group ? 0xff : 0, 6);
+		deliver(&sw, 1, FRAME, 0x5);
+	}
 	sw_close(&sw);
 }
 

@@ -81,7 +81,9 @@ class BridgeSpec(Spec):
     fdb: BridgeFdb = Field(default_factory=BridgeFdb)
     flood: BridgeFlood = Field(default_factory=BridgeFlood)
     reserved_macs: Literal["drop", "forward"] = Field(
-        "drop", description="Frames to 01:80:c2:00:00:00 to :0f (STP, LACP, LLDP, 802.1X)."
+        "drop",
+        description="Frames to 01:80:c2:00:00:00 to :0f (STP, LACP, LLDP, 802.1X), and those whose "
+        "source is no station's address.",
     )
     mtu: Annotated[int, Field(ge=0, le=65_535)] = Field(
         0, description="Longer payloads are dropped as too_big; 0: no limit but the ports'."
