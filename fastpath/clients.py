@@ -192,6 +192,8 @@ class Clients:
     @property
     def due(self) -> float:
         """When :meth:`wake` has something to do."""
+        if self.pairs.unsettled:
+            return 0.0
         later = self._later[0][0] if self._later else float("inf")
         return min(later, self.requests.due)
 
@@ -206,6 +208,8 @@ class Clients:
                 self._resume(self.connections[fd])
         if self.requests.due <= now:
             self.requests.settle()
+        if self.pairs.unsettled:
+            self.pairs.settle()
 
     # --- turns ----------------------------------------------------------------------------------
 

@@ -82,12 +82,14 @@ class _Table:
 
 
 class Pairs:
-    """``foresee`` before a change comes into force, ``settle`` after it did."""
+    """``foresee`` before a change comes into force, ``settle`` after it did: it is ``unsettled``
+    in between."""
 
     def __init__(self, applier: Applier, send: Send) -> None:
         self._applier = applier
         self._send = send
         self._members: dict[str, Member] = {}
+        self.unsettled = False
         self._told: dict[str, tuple[int, int]] = {}  # by port: inode, number
         self._pairs: dict[tuple[End, End], Pair] = {}
         self._tables: dict[str, _Table] = {}
@@ -130,6 +132,7 @@ class Pairs:
         """Whoever will not be in it any more is out of it now."""
         if self._idle:
             return
+        self.unsettled = True
         wanted = self._wanted()
         for name in [n for n, member in self._members.items() if wanted.get(n) != member]:
             self._tell(self._members.pop(name), 0)
@@ -138,10 +141,11 @@ class Pairs:
 
     def settle(self) -> None:
         """Whoever may be in it is, once nothing else is in force."""
-        if self._idle:
-            return
         self.foresee()
         if self._applier.busy:
+            return
+        self.unsettled = False
+        if self._idle:
             return
         wanted = self._wanted()
         if wanted != self._members:

@@ -65,9 +65,10 @@ class Answered:
 
 
 class Memory:
-    """Of a port: lanes, from the program's side."""
+    """Of a port, a pipe or a pair: lanes, from the program's ``side`` (client_memory.h)."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, side: int = 0) -> None:
+        self._side = side
         size = os.fstat(fd).st_size
         self.map = mmap.mmap(fd, size)
         _, _, self.tx_rings, self.rx_rings, self.outbox_bytes, self.inbox_bytes = GEOMETRY.unpack(
@@ -87,21 +88,46 @@ class Memory:
     def _set_u64(self, at: int, value: int) -> None:
         self.map[at : at + 8] = value.to_bytes(8, "little")
 
+    @property
+    def direct(self) -> int:
+        return int.from_bytes(self.map[128 + 4 : 128 + 8], "little")
+
+    @property
+    def news(self) -> int:
+        return int.from_bytes(self.map[128:132], "little")
+
+    def _outbox(self, ring: int) -> tuple[int, int, int]:
+        """Where the lane and its data are, and how many bytes of it."""
+        return (
+            OUTBOX_AT + ring * LANE_BYTES,
+            HEADER_BYTES + ring * self.outbox_bytes,
+            self.outbox_bytes,
+        )
+
+    def _inbox(self, ring: int) -> tuple[int, int, int]:
+        data = HEADER_BYTES + self.tx_rings * self.outbox_bytes + ring * self.inbox_bytes
+        return INBOX_AT + ring * LANE_BYTES, data, self.inbox_bytes
+
+    def count(self, frames: int, bytes: int, full: int = 0, ring: int = 0) -> None:
+        """What a producer says that it has sent, ever."""
+        lane = (self._inbox if self._side else self._outbox)(ring)[0]
+        for at, value in ((16, frames), (24, bytes), (32, full)):
+            self._set_u64(lane + at, value)
+
     def put(self, frame: bytes, ring: int = 0) -> bool:
         """False: there is no room."""
-        lane = OUTBOX_AT + ring * LANE_BYTES
-        data = HEADER_BYTES + ring * self.outbox_bytes
+        lane, data, size = (self._inbox if self._side else self._outbox)(ring)
         tail, head = self._u64(lane + TAIL), self._u64(lane + HEAD)
         need = -(-(RECORD.size + len(frame)) // 8) * 8
-        rest = self.outbox_bytes - tail % self.outbox_bytes
+        rest = size - tail % size
         skip = rest if need > rest else 0
-        if tail + skip + need - head > self.outbox_bytes:
+        if tail + skip + need - head > size:
             return False
         if skip:
-            at = data + tail % self.outbox_bytes
+            at = data + tail % size
             self.map[at : at + 8] = RECORD.pack(0, SKIP, 0)
             tail += skip
-        at = data + tail % self.outbox_bytes
+        at = data + tail % size
         self.map[at : at + 8] = RECORD.pack(len(frame), 0, 0)
         self.map[at + 8 : at + 8 + len(frame)] = frame
         self._set_u64(lane + TAIL, tail + need)
@@ -109,16 +135,15 @@ class Memory:
 
     def take(self, ring: int = 0) -> bytes | None:
         """None: there is nothing."""
-        lane = INBOX_AT + ring * LANE_BYTES
-        data = HEADER_BYTES + self.tx_rings * self.outbox_bytes + ring * self.inbox_bytes
+        lane, data, bytes_ = (self._outbox if self._side else self._inbox)(ring)
         while True:
             tail, head = self._u64(lane + TAIL), self._u64(lane + HEAD)
             if head == tail:
                 return None
-            at = data + head % self.inbox_bytes
+            at = data + head % bytes_
             size, flags, _ = RECORD.unpack(self.map[at : at + 8])
             if flags & SKIP:
-                self._set_u64(lane + HEAD, head + self.inbox_bytes - head % self.inbox_bytes)
+                self._set_u64(lane + HEAD, head + bytes_ - head % bytes_)
                 continue
             frame = bytes(self.map[at + 8 : at + 8 + size])
             self._set_u64(lane + HEAD, head + -(-(RECORD.size + size) // 8) * 8)
@@ -232,7 +257,7 @@ class Program:
             os.close(region)
             region = fds.pop(0)
         self.region = region
-        self.memory = Memory(fds[0])
+        self.memory = Memory(fds[0], answer.side)
         self.bells = fds[1:]
         os.close(fds[0])
 
