@@ -236,6 +236,10 @@ static uint64_t read_all(const uint8_t *at, uint32_t len)
 		for (unsigned n = 0; n < 8; n++)
 			sums[n] += words[n];
 	}
+	for (; i + sizeof(words[0]) <= len; i += sizeof(words[0])) {
+		memcpy(words, at + i, sizeof(words[0]));
+		sum += words[0];
+	}
 	for (; i < len; i++)
 		sum += at[i];
 	for (unsigned n = 0; n < 8; n++)
