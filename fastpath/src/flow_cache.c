@@ -2,9 +2,9 @@
 #include "flow_cache.h"
 
 #include <string.h>
-#include <sys/mman.h>
 
 #include "flow_cache_lines.h"
+#include "huge.h"
 
 /* splitmix64: eight words of a seed from one. */
 static uint64_t seed_next(uint64_t *state)
@@ -16,27 +16,19 @@ static uint64_t seed_next(uint64_t *state)
 	return z ^ z >> 31;
 }
 
-/*
- * Sparse: a worker pays for the flows it has seen, 17 MB at most. With pages of 4 KB nearly each
- * look would miss the TLB, too.
- */
+/* A worker pays for the flows it has seen, 17 MB at most. */
 struct flow_cache *flow_cache_create(uint64_t seed)
 {
-	struct flow_cache *cache = mmap(NULL, sizeof(*cache), PROT_READ | PROT_WRITE,
-					MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct flow_cache *cache = huge_map(sizeof(*cache));
 
-	if (cache == MAP_FAILED)
-		return NULL;
-	madvise(cache, sizeof(*cache), MADV_HUGEPAGE);
-	for (unsigned i = 0; i <= FLOW_WORDS; i++)
+	for (unsigned i = 0; cache && i <= FLOW_WORDS; i++)
 		cache->seed[i] = seed_next(&seed);
 	return cache;
 }
 
 void flow_cache_destroy(struct flow_cache *cache)
 {
-	if (cache)
-		munmap(cache, sizeof(*cache));
+	huge_unmap(cache, sizeof(*cache));
 }
 
 uint64_t flow_cache_prefetch(const struct flow_cache *cache, uint32_t stage,

@@ -2,20 +2,17 @@
 #include "rule_counters.h"
 
 #include <stddef.h>
-#include <sys/mman.h>
+
+#include "huge.h"
 
 struct rule_counter *rule_counters_map(uint32_t slots)
 {
-	void *row = mmap(NULL, (size_t)slots * sizeof(struct rule_counter), PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return row == MAP_FAILED ? NULL : row;
+	return huge_map((size_t)slots * sizeof(struct rule_counter));
 }
 
 void rule_counters_unmap(struct rule_counter *row, uint32_t slots)
 {
-	if (row)
-		munmap(row, (size_t)slots * sizeof(*row));
+	huge_unmap(row, (size_t)slots * sizeof(*row));
 }
 
 static void store(uint64_t *counter, uint64_t value)

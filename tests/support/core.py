@@ -24,7 +24,7 @@ SHIMS = tuple(ROOT / f"tests/support/{name}_shim.c" for name in ("core", "classi
 COMPILED = (
     *("cbpf", "error", "fdb", "fdb_view", "offload", "overlay_inner", "overlay_wire", "parse"),
     *("vlan", "vxlan_wire", "classify", "classify_build", "classify_list", "classify_plan"),
-    *("classify_probe", "classify_steps", "classify_table", "flow_cache"),
+    *("classify_probe", "classify_steps", "classify_table", "flow_cache", "huge"),
     *("conntrack", "conntrack_fragments", "conntrack_table", "conntrack_tcp", "conntrack_tuple"),
 )
 MARKED = re.compile(r"/\* cffi: begin \*/(.*?)/\* cffi: end \*/", re.DOTALL)
