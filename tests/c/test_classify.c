@@ -394,7 +394,8 @@ static void test_attack_on_tuple_spaces(void)
 			CHECK(classify(made, &key, NULL) == naive(made, &key, NULL));
 	}
 	classifier_size(made, &after);
-	CHECK(memcmp(&before, &after, sizeof(before)) == 0);
+	CHECK(before.rules == after.rules && before.matches == after.matches &&
+	      before.tables == after.tables && before.bytes == after.bytes);
 	CHECK(made->group_count == groups && groups * GROUP_TABLES >= before.tables &&
 	      (groups - 1) * GROUP_TABLES < before.tables);
 	classifier_free(made);
