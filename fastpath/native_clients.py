@@ -6,7 +6,7 @@ With native.py and its siblings the only module that touches ``fastpath._native`
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from fastpath._native import ffi, lib
@@ -86,6 +86,9 @@ class Answer:
     fdb_bytes: int = 0
 
 
+ANSWER_FIELDS = tuple(field.name for field in fields(Answer))
+
+
 def _text(array: Any) -> str:
     """Up to its 0, or the array's end. What is no UTF-8 is no name either."""
     return bytes(ffi.buffer(array)).partition(b"\0")[0].decode(errors="replace")
@@ -105,7 +108,8 @@ def request(packet: bytes) -> Request | None:
 def pack(answer: Answer) -> bytes:
     """As it goes over the wire."""
     raw = ffi.new("struct client_answer *")
-    for name, value in asdict(answer).items():
+    for name in ANSWER_FIELDS:
+        value = getattr(answer, name)
         setattr(raw, name, value.encode() if isinstance(value, str) else value)
     return bytes(ffi.buffer(raw))
 

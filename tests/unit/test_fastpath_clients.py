@@ -640,7 +640,7 @@ def ask_anything(forwarder: Forwarder, client: Client) -> None:
     choose = random.Random(seed := random.randrange(1 << 32))
     programs = [Program(forwarder.netmap_path) for _ in range(4)]
     memory = os.memfd_create("region")
-    for _ in range(600):
+    for _ in range(300):
         at = choose.randrange(len(programs))
         if choose.random() < 0.1:
             programs[at].close()
