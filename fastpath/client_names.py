@@ -43,6 +43,16 @@ def vale(name: str) -> tuple[str, str]:
     return switch, port
 
 
+def pipe_parent(name: str) -> str:
+    """The switch of the port that a pipe is beside. A name that is no switch's port is one of
+    nothing but its pipes, and stands for itself."""
+    if name.startswith("vale"):
+        return vale(name)[0]
+    if not name or not _WORD.fullmatch(name) or len(name) > PART_BYTES_MAX:
+        raise RequestError(errno.ENXIO)
+    return name
+
+
 def is_switch(bridge: str) -> bool:
     """May a program name it?"""
     return bridge.startswith("vale")

@@ -1,5 +1,5 @@
 """Pipes between netmap programs: "valeS:P{x" is the master's end, "valeS:P}x" the slave's, whether
-or not the port is open.
+or not the port is open; "P{x" and "P}x" without a switch.
 
 A pipe is one memory with lanes for both directions (client_memory.h), made with the first end and
 gone with the last. No frame of it passes here. A ring that is full makes its sender wait, and an
@@ -63,7 +63,7 @@ class Pipes:
         parts = _NAME.fullmatch(request.name)
         if parts is None:
             raise RequestError(errno.EINVAL)
-        switch, _ = names.vale(parts[1])
+        switch = names.pipe_parent(parts[1])
         self._places.admit(switch, session.uid, session.gid)
         side = SLAVE if parts[2] == "}" else MASTER
         name = f"{parts[1]}{{{parts[3]}"

@@ -147,6 +147,12 @@ static int register_bind(struct vsn_session *session, const struct request *requ
 	return error;
 }
 
+/* A monitor without copies is one of both directions, whatever else is said. */
+static uint64_t flags_meant(uint64_t flags)
+{
+	return flags & NR_ZCOPY_MON ? flags | NR_MONITOR_TX | NR_MONITOR_RX : flags;
+}
+
 static int register_locked(struct vsn_session *session, struct request *request)
 {
 	struct nmreq_register *reg = &request->body.reg;
@@ -154,7 +160,7 @@ static int register_locked(struct vsn_session *session, struct request *request)
 	struct client_request question = {.type = CLIENT_REGISTER,
 					  .mode = reg->nr_mode,
 					  .ring_id = reg->nr_ringid,
-					  .flags = reg->nr_flags,
+					  .flags = reg->nr_flags = flags_meant(reg->nr_flags),
 					  .tx_rings = reg->nr_tx_rings,
 					  .rx_rings = reg->nr_rx_rings,
 					  .tx_slots = reg->nr_tx_slots,
