@@ -172,6 +172,38 @@ def test_deltas_lead_where_the_whole_leads(
         mirror, touched = whole, frozenset()
 
 
+BRIDGE, PORT, MONITOR = Key("bridge", "vale1"), Key("port", "p"), Key("port", "m")
+STATION = {"type": "vale", "switch": "vale1", "port": "x"}
+DIRECT: list[tuple[Key, dict[str, Any] | None]] = [
+    *((BRIDGE, {"clients": {"mode": mode}}) for mode in ("relay", "direct")),
+    (BRIDGE, {"clients": {"mode": "direct"}, "mtu": 1500}),
+    (BRIDGE, {"vlan_filtering": True}),
+    *((PORT, {"backend": STATION, "isolation_group": group}) for group in (0, 1)),
+    (PORT, {"backend": {"type": "memory"}, "bridge": "vale1"}),
+    (PORT, {"backend": {"type": "memory"}}),
+    (MONITOR, {"backend": {"type": "monitor", "port": "p"}}),
+    (MONITOR, None),
+    *(
+        (Key("ruleset", "s"), {"attach": [{**place, "direction": "ingress"}]})
+        for place in ({"port": "p"}, {"bridge": "vale1"})
+    ),
+    (Key("ruleset", "s"), None),
+]
+
+
+@given(st.lists(st.sampled_from(DIRECT), max_size=12))
+def test_direct_mode_and_what_has_to_see_frames_refuse_each_other(
+    script: list[tuple[Key, dict[str, Any] | None]],
+) -> None:
+    """In whatever order they come: what was checked step by step is sound as a whole."""
+    configuration = Configuration()
+    for key, spec in script:
+        result = changed(configuration, key, spec, kernel=False)
+        if result is not None:
+            configuration, _ = result
+            validate.check_all(configuration, Limits())
+
+
 def test_a_change_costs_what_it_touches() -> None:
     """One port of 200, one static entry or rule of 2,000: one object compiled and sent."""
     configuration = Configuration()
