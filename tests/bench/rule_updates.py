@@ -5,7 +5,9 @@ frames go from one host to another all the time. Each frame bears the time it wa
 first one that the change decided, sent behind the request's beginning, is what was waited for.
 It is found between two frames, so figures are exact to the pause between these.
 
-    --rules N --updates N --shape acl|fw|ipc
+Then a small set is replaced as a whole, one call after the other, for some seconds.
+
+    --rules N --updates N --shape acl|fw|ipc --swaps SECONDS
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ ALIKE = 5
 REQUEST_S = 120.0
 SETTLE_S = 0.05  # behind an answer, until the next change
 SET = "bench"
+SWAPPED = 10  # rules of the set that is replaced as a whole
 # Locally administered, and of an ethertype of experiments (IEEE 802): no other rule is about it.
 DST, SRC = bytes.fromhex("020000bb0002"), bytes.fromhex("020000bb0001")
 HEAD = DST + SRC + bytes.fromhex("88b5")
@@ -140,6 +143,23 @@ def measure(rules: Sequence[FiveTuple], updates: int) -> list[Update]:
             ]
 
 
+def swaps(seconds: float) -> list[float]:
+    """Milliseconds that each took; no rule of a set is one of the set before."""
+    found: list[float] = []
+    with Topology(addresses=False) as net, Appliance(net, net.switch) as switch:
+        switch.bridge("br0", *net.switch_ifs)
+        with flowing(net):
+            end = time.monotonic() + seconds
+            while (began := time.monotonic()) < end:
+                rules = [
+                    {"id": f"v{len(found)}-{n}", **change("allow", n)["spec"]}
+                    for n in range(SWAPPED)
+                ]
+                switch.put_rules(SET, rules)
+                found.append((time.monotonic() - began) * 1e3)
+    return found
+
+
 def put(switch: Appliance, rules: Sequence[dict[str, Any]]) -> None:
     """All of them, until they are in force."""
     spec = {"attach": [{"bridge": "br0", "direction": "ingress"}], "rules": rules}
@@ -176,18 +196,21 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rules", type=int, default=10_000)
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--shape", choices=rulesets.SHAPES, default="acl")
+    parser.add_argument("--swaps", type=float, default=5.0)
     chosen = parser.parse_args(argv)
     found = measure(rulesets.generate(chosen.shape, chosen.rules), chosen.updates)
-    for what, values in (
-        ("to frames", [one.frames_ms for one in found]),
-        ("to the answer", [one.answer_ms for one in found]),
-    ):
-        sys.stdout.write(
-            f"{NAME}, one of {chosen.rules:,} ({chosen.shape}), {what}: "
-            f"median {statistics.median(values):.2f} ms, p99 {percentile(values, 0.99):.2f} ms, "
-            f"worst {max(values):.2f} ms of {len(values)}\n"
-        )
+    one = f"one of {chosen.rules:,} ({chosen.shape})"
+    report(f"{one}, to frames", [update.frames_ms for update in found])
+    report(f"{one}, to the answer", [update.answer_ms for update in found])
+    report(f"a set of {SWAPPED} replaced", swaps(chosen.swaps))
     return 0
+
+
+def report(what: str, values: Sequence[float]) -> None:
+    sys.stdout.write(
+        f"{NAME}, {what}: median {statistics.median(values):.2f} ms, "
+        f"p99 {percentile(values, 0.99):.2f} ms, worst {max(values):.2f} ms of {len(values)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def test_nothing_forbidden_passes_when_everything_starts_again(
     teach(net, GOOD)
     put_version(switch, 0)
     traffic = Traffic(net, 10, 5_000)
-    time.sleep(1)
+    wait_until(lambda: min(switch.hits("fw").values()) > 0, 10, "both streams meet their rules")
     switch.stop()
     switch.start()
     _, arrived, _, passed = traffic.result()
