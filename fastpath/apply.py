@@ -136,7 +136,8 @@ class Applier:
     def settled(self) -> bool:
         """Its rules are in force, and no device of it is being opened (or that takes too long)."""
         return not self._changing and all(
-            asked.deadline <= self._now() for asked in self._asked.values()
+            asked.deadline <= self._now() or asked.name not in self._ports
+            for asked in self._asked.values()
         )
 
     @property
@@ -264,6 +265,12 @@ class Applier:
             {name: self.port_slots[name] for name in ports if name in self.port_slots},
             {name: self.bridge_slots[name] for name in bridges if name in self.bridge_slots},
         )
+
+    def is_local(self, key: str) -> bool:
+        """Is it about what only ``locals`` have?"""
+        kind, _, name = key.partition("/")
+        ours = self.locals.ports if kind == "port" else self.locals.bridges
+        return kind in ("port", "bridge") and name in ours and key not in self.objects
 
     def forgive(self, name: str) -> None:
         """A port of that name was refused; this is another one."""

@@ -407,7 +407,9 @@ class Server:
         for key in (*(port.key for port in applier.wanted.ports.values()), *applier.outcomes):
             if len(outcomes) >= FAILURES_MAX:
                 break
-            if key not in outcomes and not (outcome := report.outcome(applier, key)).ok:
+            if key in outcomes or applier.is_local(key):
+                continue
+            if not (outcome := report.outcome(applier, key)).ok:
                 outcomes[key] = outcome
         self._send(
             change.client,

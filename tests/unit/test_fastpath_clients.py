@@ -122,6 +122,20 @@ def test_the_configuration_is_untouched(forwarder: Forwarder, client: Client) ->
         assert [p.name for p in client.stats().ports] == ["vale0:a"]
 
 
+def test_a_change_does_not_wait_for_programs(forwarder: Forwarder, client: Client) -> None:
+    """Nor is it told what became of their ports."""
+    forwarder.answer = False
+    with Program(forwarder.netmap_path) as a:
+        region = os.memfd_create("region")
+        a.post(wire.REGISTER, "vale0:a", mode=ALL, fds=[region])
+        os.close(region)
+        forwarder.asked.get(timeout=5)
+        start = time.monotonic()
+        ack = client.apply([bridge("br0")])
+        assert list(ack.outcomes) == ["bridge/br0"]
+        assert time.monotonic() - start < 4  # a device may take 5 s
+
+
 def test_a_program_and_ports_of_the_configuration_share_a_switch(
     forwarder: Forwarder, client: Client, program: Program
 ) -> None:
