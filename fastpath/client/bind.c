@@ -112,10 +112,13 @@ static int view_make(struct binding *binding, enum ring_side side, unsigned numb
 	if (!open || kring->users != 1)
 		return 0;
 	/* the ring's first user in the region: on from where the lane is */
-	if (side == RING_TX)
+	if (side == RING_TX) {
 		lane_producer_open(&kring->out, view->lane, view->data, view->lane_bytes);
-	else
-		lane_consumer_open(&kring->in, view->lane, view->data, view->lane_bytes);
+		return 0;
+	}
+	lane_consumer_open(&kring->in, view->lane, view->data, view->lane_bytes);
+	if (!binding->pipe) /* a declared port is there before its program: not for its eyes */
+		lane_consumer_skip(&kring->in);
 	return 0;
 }
 

@@ -356,6 +356,18 @@ static inline void lane_consumer_open(struct lane_consumer *c, struct lane *lane
 	lane_store_ordered(&lane->head, head);
 }
 
+/* What came before there was a reader is nobody's: begins with what comes from now on. */
+static inline void lane_consumer_skip(struct lane_consumer *c)
+{
+	uint64_t tail = load_shared_acquire(&c->lane->tail);
+
+	if (!lane_sound(c->head, tail, c->bytes))
+		return; /* lane_ready says so */
+	c->head = c->tail = c->published = tail;
+	lane_store(&c->lane->committed, tail);
+	lane_store_ordered(&c->lane->head, tail);
+}
+
 /* Is there anything? Looks at the producer's index only where what was seen last is used up. */
 static inline bool lane_ready(struct lane_consumer *c)
 {

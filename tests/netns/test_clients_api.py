@@ -102,6 +102,20 @@ def test_rules_and_counters_of_a_declared_port(
     assert appliance.port_stats()["gen"]["rx_frames"] == 800
 
 
+def test_a_program_does_not_get_what_came_before_it(
+    appliance: Appliance, programs: NetmapPrograms
+) -> None:
+    declare(appliance, "late", "b")
+    programs.start("send", "vale0:a", frames=300, pause_us=200).result()
+    wait_until(lambda: appliance.port_stats()["late"]["tx_frames"] == 300, 5, "flooded")
+    receiver = programs.start("receive", "vale0:b", frames=50, idle=20_000)
+    programs.start("send", "vale0:a", frames=20, pause_us=200).result()
+    wait_until(lambda: appliance.port_stats()["late"]["tx_frames"] == 320, 5, "those, too")
+    assert receiver.process.poll() is None, "20 of 50, and none of the 300"
+    programs.start("send", "vale0:a", frames=30, pause_us=200).result()
+    assert receiver.result()["frames"] == 50
+
+
 def test_a_trace_begins_at_a_programs_port(appliance: Appliance, programs: NetmapPrograms) -> None:
     programs.start("receive", "vale0:b", frames=1, idle=20_000)
     programs.start("pong", "vale0:a", idle=20_000)
