@@ -294,7 +294,7 @@ class Keeper:
         self._standby = child
         self._watch(child)
         for name, fd in self._regions.items():
-            if not name.startswith(FDB_PREFIX):
+            if not name.startswith(tuple(self._prefixes)):
                 self._send(child, channel.Region(name), [fd])
         apart = rights.may(rights.CAP_SETUID)  # a user of its own, where we may give it one
         self._send(
@@ -338,7 +338,7 @@ class Keeper:
         assert child is not None
         self._standby = None
         for name, fd in self._regions.items():
-            if name.startswith(FDB_PREFIX):
+            if name.startswith(tuple(self._prefixes)):
                 self._send(child, channel.Region(name), [fd])
         for bundle, fds in self._bundles.values():
             self._send(child, bundle, fds)

@@ -306,10 +306,12 @@ class Pairs:
             left.setdefault(key, {})[int(number)] = fd
         for key, fds in left.items():
             pair = _pair_of(key, tuple(fds[number] for number in sorted(fds)))
-            if all(self._end(end.name) == end for end in (pair.low, pair.high)):
-                with contextlib.suppress(NativeError):
+            ends = (pair.low, pair.high)
+            with contextlib.suppress(NativeError):
+                if all(self._applier.port_slots.get(end.name) == end.slot for end in ends):
                     self._applier.engine.pair_add(pair.low.slot, pair.high.slot, pair.fds[0])
-                    self._pairs[pair.low, pair.high] = pair
+                if all(self._end(end.name) == end for end in ends):
+                    self._pairs[ends] = pair
                     continue
             self._forget(pair)
         self._applier.engine.pairs_retain()
