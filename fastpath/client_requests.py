@@ -94,6 +94,7 @@ class Requests:
             wire.HDR_SET: self._set_header,
             wire.HDR_GET: self._get_header,
             wire.REGION: self._region,
+            wire.ALIVE: self._alive,
         }
         self._pending: dict[int, _Pending] = {}
 
@@ -329,6 +330,12 @@ class Requests:
     def _region(self, asker: Asker, request: Request) -> Reply:
         fd = self.sessions.regions.fd(asker.uid, request.mem_id)
         return Reply(Answer(request.id, mem_id=request.mem_id), [fd])
+
+    def _alive(self, asker: Asker, request: Request) -> Reply:
+        session = self.sessions.get(request.index)
+        if session is None or session.uid != asker.uid:
+            raise RequestError(errno.ENXIO)
+        return Reply(Answer(request.id, session=session.id), [])
 
 
 def _state(request: Request) -> State:

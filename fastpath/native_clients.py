@@ -27,6 +27,7 @@ PEER: int = lib.CLIENT_PEER
 NEWS: int = lib.CLIENT_NEWS
 REGION: int = lib.CLIENT_REGION
 FDB: int = lib.CLIENT_FDB
+ALIVE: int = lib.CLIENT_ALIVE
 
 MODE_ALL: int = lib.NR_REG_ALL_NIC
 MODE_ONE: int = lib.NR_REG_ONE_NIC

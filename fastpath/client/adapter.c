@@ -269,6 +269,14 @@ static void seat_free(struct region *region, struct seat *seat)
 		adapter->name[0] = 0;
 }
 
+void seat_ended(struct region *region, uint32_t session)
+{
+	int number = seat_find(region, session);
+
+	if (number >= 0)
+		seat_free(region, &region->head->seats[number]);
+}
+
 void seat_leave(struct region *region, uint32_t number)
 {
 	struct seat *seat = &region->head->seats[number];

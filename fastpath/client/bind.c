@@ -254,6 +254,26 @@ static int seat_take(struct binding *binding, const struct bind_wish *wish)
 	return error;
 }
 
+/* What killed programs have left in a region that lives on is free again. */
+static void region_sweep(struct vsn_session *session)
+{
+	struct region *region = &session->binding.region;
+
+	for (uint32_t i = 0; i < VSN_SEATS_MAX; i++) {
+		uint32_t number = load_shared(&region->head->seats[i].session);
+		struct client_request request = {.type = CLIENT_ALIVE, .index = number};
+		struct client_answer answer;
+		int fds[CLIENT_FDS];
+		unsigned n;
+
+		if (!number || wire_request(session, &request, &answer, fds, 0, &n) != -ENXIO)
+			continue;
+		region_lock(region->head);
+		seat_ended(region, number);
+		region_unlock(region->head);
+	}
+}
+
 static int region_of(struct binding *binding, int region_fd, const struct bind_wish *wish)
 {
 	const struct client_answer *answer = &binding->answer;
@@ -265,6 +285,10 @@ static int region_of(struct binding *binding, int region_fd, const struct bind_w
 	if (wish->external_shape && !answer->shared)
 		return region_open(&binding->region, region_fd, wish->external_shape,
 				   answer->mem_id, wish->external);
+	if (answer->mem_id == VSN_MEM_ID_GLOBAL) {
+		region_shape_global(&shape);
+		return region_open(&binding->region, region_fd, &shape, answer->mem_id, NULL);
+	}
 	error = region_shape_private(
 	    &shape, binding->link.rings[RING_TX], slots_wanted(wish, RING_TX, answer->tx_slots),
 	    binding->link.rings[RING_RX], slots_wanted(wish, RING_RX, answer->rx_slots),
@@ -340,6 +364,8 @@ int bind_answer(struct vsn_session *session, const struct client_answer *answer,
 	if (given)
 		sys_close(region_fd);
 	if (!error) {
+		if (wish)
+			region_sweep(session);
 		error = seat_take(binding, wish);
 		if (error)
 			region_close(&binding->region);

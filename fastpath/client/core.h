@@ -23,11 +23,12 @@
 
 enum {
 	VSN_RINGS_MAX = CLIENT_RINGS_MAX,
-	VSN_SLOTS_MAX = 4096,
+	VSN_SLOTS_MAX = 65536,
 	VSN_SLOTS_DEFAULT = 1024,
 	VSN_ADAPTERS_MAX = 256,
 	VSN_ADAPTER_NAME = CLIENT_NAME_MAX + 16,
 	VSN_SEATS_MAX = 1024,
+	VSN_MEM_ID_GLOBAL = 1,
 	VSN_FDS_MAX = 1 << 20
 };
 
@@ -206,6 +207,8 @@ struct region_shape {
 /* As the module sizes the private region of a VALE port, pipes in it included. */
 int region_shape_private(struct region_shape *shape, uint32_t tx_rings, uint32_t tx_slots,
 			 uint32_t rx_rings, uint32_t rx_slots, uint32_t extra_bufs);
+/* As the module sizes the region that all ports share which ask for it. */
+void region_shape_global(struct region_shape *shape);
 /* A new memory for a region, empty: an fd. */
 int region_memory(void);
 /*
@@ -241,6 +244,8 @@ int seat_make(struct region *region, const struct seat *wanted, const char *if_n
 int seat_find(const struct region *region, uint32_t session); /* -ENXIO: there is none */
 /* One process less; the last one gives back what the seat has. */
 void seat_leave(struct region *region, uint32_t number);
+/* The switch says that this registration ended: its programs were killed. */
+void seat_ended(struct region *region, uint32_t session);
 
 /* --- bind.c: from what the switch answered to what a sync needs, and back ----------------------
  */

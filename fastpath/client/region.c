@@ -41,8 +41,10 @@ static int pool_shape(struct region_shape *shape, enum region_pool_kind kind, ui
 	object_bytes = (object_bytes + OBJECT_ALIGN - 1) & ~(uint32_t)(OBJECT_ALIGN - 1);
 	while (in_cluster * object_bytes % PAGE && in_cluster * object_bytes <= CLUSTER_MAX)
 		in_cluster++;
-	if (in_cluster * object_bytes > CLUSTER_MAX)
-		return -EINVAL;
+	if (in_cluster * object_bytes > CLUSTER_MAX) { /* larger than any of the module's */
+		object_bytes = (uint32_t)page_up(object_bytes);
+		in_cluster = 1;
+	}
 	total = (total + in_cluster - 1) / in_cluster * in_cluster;
 	if (total > UINT32_MAX / 2)
 		return -ENOMEM;
@@ -73,6 +75,14 @@ int region_shape_private(struct region_shape *shape, uint32_t tx_rings, uint32_t
 	if (!error)
 		error = pool_shape(shape, POOL_BUFFER, larger(4098, buffers), BUFFER_BYTES);
 	return error;
+}
+
+void region_shape_global(struct region_shape *shape)
+{
+	memset(shape, 0, sizeof(*shape));
+	pool_shape(shape, POOL_IF, 100, IF_BYTES);
+	pool_shape(shape, POOL_RING, 200, 9 * PAGE);
+	pool_shape(shape, POOL_BUFFER, 163840, BUFFER_BYTES);
 }
 
 int region_memory(void)

@@ -103,6 +103,8 @@ static int region_wanted(struct vsn_session *session, uint32_t mem_id)
 	if (!mem_id)
 		return region_memory();
 	error = wire_request(session, &question, &answer, fds, 0, &n);
+	if (error && mem_id == VSN_MEM_ID_GLOBAL)
+		return region_memory(); /* whoever asks for it first makes it */
 	if (error)
 		return error == -ENOENT || error == -ENXIO ? -EINVAL : error;
 	if (!n)

@@ -44,7 +44,8 @@ enum client_request_type {
 	CLIENT_PEER,
 	CLIENT_NEWS,
 	CLIENT_REGION, /* the memory of region `mem_id`, for another port in it; same user only */
-	CLIENT_FDB
+	CLIENT_FDB,
+	CLIENT_ALIVE /* does registration `index` of this user last? ENXIO: it ended */
 };
 
 struct client_request {

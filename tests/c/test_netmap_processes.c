@@ -244,6 +244,33 @@ static void test_killed_in_region(void)
 	program_close(&a);
 }
 
+/* One that shared the port: what it had in the region is there again for the next. */
+static void test_killed_sharer(void)
+{
+	struct program a;
+
+	CHECK(program_open(&a, "vale0:a", (struct nmreq_register){.nr_extra_bufs = 100}) == 0);
+	for (unsigned i = 0; i < 30; i++) {
+		pid_t child = fork();
+		struct program p;
+		int status;
+
+		if (!child) {
+			if (program_open(&p, "vale0:a",
+					 (struct nmreq_register){.nr_extra_bufs = 9000}) ||
+			    p.reg.nr_extra_bufs != 9000 || p.reg.nr_mem_id != a.reg.nr_mem_id)
+				_exit(1);
+			raise(SIGKILL);
+		}
+		waitpid(child, &status, 0);
+		CHECK(WIFSIGNALED(status));
+	}
+	CHECK(program_put(program_tx(&a, 0), frame, sizeof(frame), 0));
+	CHECK(program_sync(&a, NIOCTXSYNC) == 0);
+	program_close(&a);
+	CHECK(ports_become(0));
+}
+
 /* --- the switch --- */
 
 static void test_switch_gone(void)
@@ -358,6 +385,7 @@ int main(int argc, char **argv)
 	test_killed_holder();
 	test_killed_owner();
 	test_killed_in_region();
+	test_killed_sharer();
 	test_switch_gone();
 	test_threads();
 	netmap_switch_stop(sw);

@@ -393,6 +393,29 @@ static void test_regions(void)
 	close_both();
 }
 
+static void test_global_region(void)
+{
+	open_both((struct nmreq_register){.nr_mem_id = 1}, (struct nmreq_register){.nr_mem_id = 1});
+	CHECK(a.reg.nr_mem_id == 1 && b.reg.nr_mem_id == 1 && a.reg.nr_memsize == 343019520);
+	CHECK(a.reg.nr_offset != b.reg.nr_offset);
+	CHECK(program_tx(&a, 0)->slot[0].buf_idx != program_tx(&b, 0)->slot[0].buf_idx);
+	send_mark();
+	CHECK(next_is_mark());
+	close_both();
+}
+
+static void test_large_rings(void)
+{
+	open_both((struct nmreq_register){.nr_tx_slots = 65536, .nr_rx_slots = 2},
+		  (struct nmreq_register){.nr_tx_slots = 1u << 31});
+	CHECK(a.reg.nr_tx_slots == 65536 && a.reg.nr_rx_slots == 2);
+	CHECK(b.reg.nr_tx_slots == 65536);
+	CHECK(program_tx(&a, 0)->tail == 65535);
+	send_mark();
+	CHECK(next_is_mark());
+	close_both();
+}
+
 static void test_pipe(void)
 {
 	unsigned sent = 0, got = 0;
@@ -437,6 +460,8 @@ int main(void)
 	test_poll_flags();
 	test_several_rings();
 	test_regions();
+	test_global_region();
+	test_large_rings();
 	test_pipe();
 	netmap_switch_stop(sw);
 	return check_result();

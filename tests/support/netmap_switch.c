@@ -266,6 +266,12 @@ static int serve(struct netmap_switch *sw, struct fake_connection *from, struct 
 	case CLIENT_HDR_SET:
 	case CLIENT_HDR_GET:
 		return serve_header(sw, x, x->request.type == CLIENT_HDR_SET);
+	case CLIENT_ALIVE:
+		for (unsigned i = 0; i < CONNECTIONS; i++)
+			if (sw->connections[i].fd >= 0 && sw->connections[i].port &&
+			    sw->connections[i].answer.session == x->request.index)
+				return 0;
+		return ENXIO;
 	default:
 		return EOPNOTSUPP;
 	}

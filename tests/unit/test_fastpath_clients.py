@@ -227,6 +227,19 @@ def test_one_memory_for_two_ports_of_a_user(forwarder: Forwarder, program: Progr
     assert program.call(wire.REGION, mem_id=first.mem_id + 1).error == errno.EINVAL
 
 
+def test_who_is_still_there(forwarder: Forwarder, program: Program) -> None:
+    """So that programs that share a memory may have back what killed ones had of it."""
+    with Program(forwarder.netmap_path) as second:
+        answer = second.register("vale0:b")
+        assert program.call(wire.ALIVE, index=answer.session).error == 0
+        assert program.call(wire.ALIVE, index=answer.session + 1).error == errno.ENXIO
+    wait_until(
+        lambda: program.call(wire.ALIVE, index=answer.session).error == errno.ENXIO,
+        5,
+        "the session ends",
+    )
+
+
 # --- errors -------------------------------------------------------------------------------------
 
 
