@@ -7,8 +7,9 @@
  *
  * The hash is keyed and names two sets, each a cache line of tags over FLOW_CACHE_WAYS entries. A
  * new flow goes to the emptier one; where both are full, the entry not used for longest goes, so
- * what a hostile sender can do is to miss. A batch asks in three steps, so that memory is fetched
- * while others are looked at: prefetch for all its frames, prefetch_entry for all, find for all.
+ * what a hostile sender can do is to miss. One key asks in three steps, so that memory is fetched
+ * while others are looked at: prefetch, prefetch_entry, find. A batch whose stage uses no state is
+ * asked for by rules_hits.h, in loops over flow_cache_lines.h.
  *
  * Runs on: one worker.
  */

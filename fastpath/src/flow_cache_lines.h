@@ -55,14 +55,6 @@ static inline uint64_t fold(uint64_t a, uint64_t b)
 	return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-static inline uint64_t key_word(const struct flow_key *key, unsigned i)
-{
-	uint64_t word;
-
-	memcpy(&word, (const uint8_t *)key + 8 * i, sizeof(word));
-	return word;
-}
-
 static inline bool key_same(const struct flow_key *a, const struct flow_key *b)
 {
 #ifdef __AVX512F__
@@ -72,7 +64,7 @@ static inline bool key_same(const struct flow_key *a, const struct flow_key *b)
 
 #pragma GCC unroll 8
 	for (unsigned i = 0; i < FLOW_WORDS; i++)
-		differs |= key_word(a, i) ^ key_word(b, i);
+		differs |= flow_word(a, i) ^ flow_word(b, i);
 	return !differs;
 #endif
 }
@@ -85,7 +77,7 @@ static inline uint64_t hash_sum(const uint64_t *seed, const struct flow_key *mas
 
 #pragma GCC unroll 8
 	for (unsigned i = 0; i < FLOW_WORDS; i++) {
-		uint64_t word = key_word(masked, i);
+		uint64_t word = flow_word(masked, i);
 		uint32_t low = (uint32_t)word + (uint32_t)seed[i];
 		uint32_t high = (uint32_t)(word >> 32) + (uint32_t)(seed[i] >> 32);
 

@@ -12,6 +12,7 @@
 
 #include <assert.h>
 #include <stdint.h>
+#include <string.h>
 
 /* cffi: begin */
 enum flow_layer {
@@ -58,3 +59,11 @@ struct flow_key {
 static_assert(sizeof(struct flow_key) == 64, "one cache line, no holes");
 
 enum { FLOW_WORDS = sizeof(struct flow_key) / sizeof(uint64_t) };
+
+static inline uint64_t flow_word(const struct flow_key *key, unsigned i)
+{
+	uint64_t word;
+
+	memcpy(&word, (const uint8_t *)key + 8 * i, sizeof(word));
+	return word;
+}

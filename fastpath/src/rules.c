@@ -255,7 +255,26 @@ static void connections_ahead(struct rules_work *work, const struct meeting *mee
 }
 
 /*
- * The ways of those that the short way left over, step by step for all: bytes of one frame, rules
+ * What is inserted has to be of the key that is classified, though the frame's bytes, which others
+ * may write meanwhile, were read for each of both.
+ */
+static void question_renew(struct rules_work *work, const struct rules_stage *stage,
+			   const struct flow_key *key, unsigned n)
+{
+	struct flow_key *known = &work->masked[n], masked;
+	uint64_t differs = 0;
+
+	rules_mask(key, &stage->needs, &masked);
+	for (unsigned w = 0; w < FLOW_WORDS; w++)
+		differs |= flow_word(&masked, w) ^ flow_word(known, w);
+	if (__builtin_expect(!differs, 1))
+		return;
+	*known = masked;
+	work->hashes[n] = flow_cache_prefetch(work->cache, stage->number, known);
+}
+
+/*
+ * The ways of those that the cache does not know, step by step for all: bytes of one frame, rules
  * of one key and the cache's room for it are fetched while others are looked at.
  */
 static void ways_ahead(struct rules_work *work, const struct rules_stage *stage,
@@ -276,6 +295,8 @@ static void ways_ahead(struct rules_work *work, const struct rules_stage *stage,
 		keys[count] = key_of(work, meeting->frames[n], &index);
 		numbers[count++] = (uint8_t)n;
 	}
+	for (unsigned i = 0; cache && i < count; i++)
+		question_renew(work, stage, keys[i], numbers[i]);
 	classify_batch(classifier, keys, count, first);
 	for (unsigned i = 0; cache && i < count; i++)
 		places[i] = flow_cache_place(cache, work->hashes[numbers[i]], generation);

@@ -71,6 +71,14 @@ static const _Alignas(64) uint8_t plain_mask[64] = {
 static const _Alignas(64) uint8_t plain_value[64] = {[12] = 0x08, [14] = 0x45};
 static const uint64_t kind_data_offset[KINDS] = {[KIND_TCP] = BYTES(46, 46)};
 
+/* Byte 23, from what was loaded: in memory it may be another one by now. */
+static inline uint8_t vector_proto(__m512i packet)
+{
+	__m128i second = _mm256_extracti128_si256(_mm512_castsi512_si256(packet), 1);
+
+	return (uint8_t)_mm_extract_epi8(second, 23 - 16);
+}
+
 static inline void keys_make(struct rules_work *work, const struct rules_stage *stage,
 			     struct frame *const *frames, unsigned count)
 {
@@ -96,7 +104,7 @@ static inline void keys_make(struct rules_work *work, const struct rules_stage *
 		}
 		packet = _mm512_maskz_loadu_epi8(BYTES(0, VECTOR_BYTES - 1), at);
 		bytes = __builtin_bswap16((uint16_t)plain_load(at + 16, 2));
-		kind = kind_of[at[23]];
+		kind = kind_of[vector_proto(packet)];
 		bad = _mm512_cmpneq_epi8_mask(_mm512_and_si512(packet, mask), value) |
 		      _mm512_mask_cmplt_epu8_mask(kind_data_offset[kind], packet, least_offset);
 		if (__builtin_expect(bad || bytes < kind_least[kind] || bytes > whole, 0)) {
