@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -247,7 +248,10 @@ class Requests:
         return reply
 
     def _info(self, asker: Asker, request: Request) -> Reply:
-        switch, _ = names.vale(request.name)
+        if is_pipe(request.name):
+            switch = names.pipe_parent(re.split("[{}]", request.name, maxsplit=1)[0])
+        else:
+            switch, _ = names.vale(request.name)
         self._places.admit(switch, asker.uid, asker.gid)
         answer = Answer(
             request.id,
