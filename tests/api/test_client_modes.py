@@ -43,6 +43,19 @@ def test_what_a_bridge_says(api: Api) -> None:
     assert patched["spec"]["clients"] == {"mode": "direct", "uids": [7], "gids": [2000]}
 
 
+def test_a_switch_that_says_something_of_programs_is_as_vale(api: Api) -> None:
+    """What pkt-gen sends without options has no source, and arrives."""
+    spec = api.bridge("vale0", clients={"uids": [1000]})["spec"]
+    assert (spec["reserved_macs"], spec["fdb"]["ageing_s"]) == ("forward", 0)
+    assert spec["fdb"]["max_entries"] == 8192
+    said = {"clients": {"uids": [1000]}, "reserved_macs": "drop", "fdb": {"ageing_s": 60}}
+    spec = api.bridge("vale0", **said)["spec"]
+    assert (spec["reserved_macs"], spec["fdb"]["ageing_s"]) == ("drop", 60)
+    plain = api.bridge("vale1")["spec"]
+    patched = api("PATCH", "/bridges/vale1", {"spec": {"clients": {"uids": [7]}}})["spec"]
+    assert patched["reserved_macs"] == plain["reserved_macs"] == "drop"
+
+
 @pytest.mark.parametrize(
     ("clients", "pointer"),
     [

@@ -91,18 +91,26 @@ class BridgeSpec(Spec):
     clients: BridgeClients = Field(
         default_factory=BridgeClients,
         description="Of a switch of ours that is named as netmap names them, vale and up to 11 "
-        "letters, digits or _. Elsewhere only the default is accepted.",
+        "letters, digits or _. Elsewhere only the default is accepted. Where it is given, what is "
+        "left out of `fdb.ageing_s` and `reserved_macs` is as in VALE: 0 and forward.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _engine_defaults(cls, given: Any) -> Any:
-        """What a VALE switch does anyway is the default of what it cannot do otherwise."""
-        if not isinstance(given, dict) or given.get("engine") != "vale":
+        """What a VALE switch does is the default of one: of the kernel's, which cannot do
+        otherwise, and of ours, which is one when it says something of programs."""
+        if not isinstance(given, dict):
+            return given
+        if given.get("engine") == "vale":
+            defaults = VALE_FDB
+        elif given.get("clients"):
+            defaults = {"ageing_s": VALE_FDB["ageing_s"]}
+        else:
             return given
         fdb = given.get("fdb", {})
         if isinstance(fdb, dict):
-            given = {**given, "fdb": {**VALE_FDB, **fdb}}
+            given = {**given, "fdb": {**defaults, **fdb}}
         return {"reserved_macs": "forward", **given}
 
 
