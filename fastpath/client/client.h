@@ -2,10 +2,15 @@
  * netmap without its module, the inside: what a program that opened /dev/netmap has, by calls that
  * intercept nothing. preload.c puts them behind the C library's names, nmport.c behind libnetmap's.
  *
- *     session.c   connections, the table of fds, who is who after fork, dup, exec
- *     region.c    the memory the program maps: netmap_if, rings, buffers, extra buffers
+ *     core.h      what these share
+ *     session.c   the table of fds, who is who after fork, dup, exec
+ *     wire.c      connections, requests to the switch
+ *     bind.c      from the switch's answer to what a sync needs
+ *     region.c    the memory that the program maps;  adapter.c: ports in it, netmap_if, rings,
+ *                 extra buffers, and who has them
  *     request.c   NIOCCTRL: requests, options, errors;  legacy.c: NIOCREGIF and NIOCGINFO
- *     sync.c      rings <-> lanes: txsync, rxsync, poll
+ *     user.c      the program's memory, by addresses that may be wrong;  request_copy.c
+ *     sync.c      ioctls, poll, mmap;  sync_tx.c, sync_rx.c: rings <-> lanes;  sleep.c
  *     direct.c    pair lanes between programs that trust each other
  *     real.c      the C library's functions, past those of ours with their names: all of the above
  *                 call open, close, mmap, poll, recvmsg, ... as vsn_real.close(fd)
@@ -13,8 +18,8 @@
  *
  * A session is an open file description of /dev/netmap: the connection to the switch
  * (client_wire.h), whose fd is what the program holds. Its state that more than one process may
- * need (after fork, or when the fd was passed on) lies in the region's first page, which the
- * program does not see; locks there are robust, so that a killed holder does no harm.
+ * need (after fork, or when the fd was passed on) lies in the region's head, which the program does
+ * not see; locks there are robust, so that a killed holder does no harm.
  *
  * Functions return 0 or a number >= 0, or a negative errno. They neither print nor exit, and leave
  * signals and the program's memory allocator alone (memory comes from mmap).

@@ -92,9 +92,9 @@ static int send_request(int fd, const struct client_request *request, const int 
 		message.msg_control = &space;
 		message.msg_controllen = CMSG_SPACE(n * sizeof(int));
 	}
-	sent = SYS_RESULT(sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
+	sent = SYS_RESULT(vsn_real.sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
 	if (sent == -EAGAIN && sys_poll(&room, 1, wait_ms) == 1)
-		sent = SYS_RESULT(sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
+		sent = SYS_RESULT(vsn_real.sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
 	return sent < 0 && sent != -EAGAIN ? (int)sent : 0; /* it is sent again */
 }
 
