@@ -237,7 +237,7 @@ static void client_poll_status(struct port *port, struct port_status *status)
 
 /* --- rx: worker ------------------------------------------------------------------------------ */
 
-/* Each turn for nothing costs a system call or two; a rest to poll for the next time. */
+/* After a sleep: nobody has to ring any more, and what rang is taken back. */
 static void rx_wake(struct client_rx *rx)
 {
 	rx->sleeps = false;
@@ -261,6 +261,25 @@ static void rx_odd(struct frame *rest, const struct lane_frame *in, struct frame
 		frame->flags = FRAME_NO_LEARN;
 	if (in->vnet)
 		memcpy(&frame->offload, in->vnet, sizeof(frame->offload));
+}
+
+static void client_rx_commit(struct port_queue *queue)
+{
+	struct client_rx *rx = queue->priv;
+
+	lane_commit(&rx->in);
+}
+
+/*
+ * A program that waits for room is woken when half of it is there: everything is read in the end,
+ * and a wake-up each batch would cost more than the batch.
+ */
+static void client_rx_done(struct port_queue *queue)
+{
+	struct client_rx *rx = queue->priv;
+
+	if (lane_release_lazily(&rx->in, rx->in.bytes / 2))
+		client_bell_ring(rx->bell);
 }
 
 static int client_rx(struct port_queue *queue, struct frame *batch, unsigned max,
@@ -303,26 +322,9 @@ static int client_rx(struct port_queue *queue, struct frame *batch, unsigned max
 		counter_add(&cell->rx_frames, 1);
 		counter_add(&cell->rx_drops[DROP_MALFORMED], 1);
 	}
+	if (!count)
+		client_rx_done(queue); /* bytes that were skipped: nobody else gives them back */
 	return (int)count;
-}
-
-static void client_rx_commit(struct port_queue *queue)
-{
-	struct client_rx *rx = queue->priv;
-
-	lane_commit(&rx->in);
-}
-
-/*
- * A program that waits for room is woken when half of it is there: everything is read in the end,
- * and a wake-up each batch would cost more than the batch.
- */
-static void client_rx_done(struct port_queue *queue)
-{
-	struct client_rx *rx = queue->priv;
-
-	if (lane_release_lazily(&rx->in, rx->in.bytes / 2))
-		client_bell_ring(rx->bell);
 }
 
 static int client_rx_fd(const struct port_queue *queue)
