@@ -19,15 +19,6 @@ static struct netmap_switch *sw;
 
 static const uint8_t frame[60] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 8, 0};
 
-static bool ports_become(unsigned n)
-{
-	uint64_t end = now_ms() + 5000;
-
-	while (netmap_switch_ports(sw) != n && now_ms() < end)
-		usleep(1000);
-	return netmap_switch_ports(sw) == n;
-}
-
 static bool child_succeeds(pid_t child)
 {
 	int status = -1;
@@ -56,7 +47,7 @@ static void test_dup(void)
 	CHECK(program_ask(&p, NETMAP_REQ_PORT_INFO_GET, "vale0:a", &info, NULL) == 0);
 	CHECK(netmap_switch_ports(sw) == 1);
 	program_close(&p);
-	CHECK(ports_become(0));
+	CHECK(netmap_switch_settles(sw, 0));
 	/* the mapping outlives the fd */
 	CHECK(program_open(&p, "vale0:a", (struct nmreq_register){0}) == 0);
 	vsn_closed(p.fd);
@@ -64,7 +55,7 @@ static void test_dup(void)
 	program_tx(&p, 0)->slot[0].len = 1;
 	CHECK(program_tx(&p, 0)->slot[0].len == 1);
 	munmap(p.memory, p.reg.nr_memsize);
-	CHECK(ports_become(0));
+	CHECK(netmap_switch_settles(sw, 0));
 }
 
 static void test_not_ours(void)
@@ -107,7 +98,7 @@ static void test_fork(void)
 	program_close(&a);
 	CHECK(netmap_switch_ports(sw) == 2);
 	CHECK(child_succeeds(child));
-	CHECK(ports_become(1));
+	CHECK(netmap_switch_settles(sw, 1));
 	program_close(&b);
 }
 
@@ -199,7 +190,7 @@ static void test_killed_holder(void)
 	CHECK(program_poll(&b, POLLIN, 2000) == POLLIN);
 	program_close(&a);
 	program_close(&b);
-	CHECK(ports_become(0));
+	CHECK(netmap_switch_settles(sw, 0));
 }
 
 static void test_killed_owner(void)
@@ -213,10 +204,10 @@ static void test_killed_owner(void)
 				_exit(1);
 			sync_for_ever(&p);
 		}
-		CHECK(ports_become(1));
+		CHECK(netmap_switch_settles(sw, 1));
 		kill(child, SIGKILL);
 		waitpid(child, NULL, 0);
-		CHECK(ports_become(0));
+		CHECK(netmap_switch_settles(sw, 0));
 	}
 }
 
@@ -239,7 +230,7 @@ static void test_killed_in_region(void)
 			raise(SIGKILL);
 		}
 		waitpid(child, NULL, 0);
-		CHECK(ports_become(1));
+		CHECK(netmap_switch_settles(sw, 1));
 	}
 	program_close(&a);
 }
@@ -268,7 +259,7 @@ static void test_killed_sharer(void)
 	CHECK(program_put(program_tx(&a, 0), frame, sizeof(frame), 0));
 	CHECK(program_sync(&a, NIOCTXSYNC) == 0);
 	program_close(&a);
-	CHECK(ports_become(0));
+	CHECK(netmap_switch_settles(sw, 0));
 }
 
 /* --- the switch --- */
@@ -370,7 +361,7 @@ static void test_threads(void)
 	program_close(&a);
 	program_close(&b);
 	in_threads(open_often, numbers, sizeof(*numbers));
-	CHECK(ports_become(0));
+	CHECK(netmap_switch_settles(sw, 0));
 }
 
 int main(int argc, char **argv)

@@ -19,16 +19,6 @@ static struct program unbound(void)
 	return p;
 }
 
-/* The switch learns of a close in its own time. */
-static bool ports_become(unsigned n)
-{
-	uint64_t end = now_ms() + 5000;
-
-	while (netmap_switch_ports(sw) != n && now_ms() < end)
-		usleep(1000);
-	return netmap_switch_ports(sw) == n;
-}
-
 static int header_result(struct program *p, struct nmreq_header header)
 {
 	return vsn_ioctl(p->session, NIOCCTRL, &header);
@@ -136,7 +126,7 @@ static void test_register_errors(void)
 	p.reg = (struct nmreq_register){0};
 	CHECK(program_register(&p, "vale0:a", NULL) == 0);
 	CHECK(program_register(&p, "vale0:b", NULL) == -EBUSY);
-	CHECK(ports_become(1));
+	CHECK(netmap_switch_settles(sw, 1));
 	program_close(&p);
 }
 
@@ -159,7 +149,7 @@ static void test_options(void)
 	CHECK(program_register(&p, "vale0:a", &nothing) == -EINVAL);
 	loop.nro_next = (uintptr_t)&loop;
 	CHECK(program_register(&p, "vale0:a", &loop) == -EMSGSIZE);
-	CHECK(ports_become(0));
+	CHECK(netmap_switch_settles(sw, 0));
 	CHECK(program_ask(&p, NETMAP_REQ_CSB_ENABLE, "", NULL, &again) == -EOPNOTSUPP);
 	program_close(&p);
 }
@@ -229,7 +219,7 @@ static void test_offsets_option(void)
 
 	CHECK(program_register(&p, "vale0:a", &offsets) == -EINVAL);
 	CHECK(offsets.nro_opt.nro_status == EINVAL);
-	CHECK(ports_become(0));
+	CHECK(netmap_switch_settles(sw, 0));
 	offsets.nro_max_offset = 128;
 	offsets.nro_initial_offset = 64;
 	offsets.nro_offset_bits = 8;

@@ -25,7 +25,7 @@ const char *__tsan_default_suppressions(void)
 }
 #endif
 
-enum { PORTS = 64, CONNECTIONS = 128, TYPES = 16, BATCH = 256 };
+enum { PORTS = 64, CONNECTIONS = 128, TYPES = 16, BATCH = 256, SETTLE_MS = 5000 };
 
 struct fake_port {
 	char name[CLIENT_NAME_MAX]; /* of a pipe: its master's; empty: none */
@@ -506,6 +506,13 @@ unsigned netmap_switch_ports(struct netmap_switch *sw)
 		n += sw->ports[i].name[0] != 0;
 	pthread_mutex_unlock(&sw->lock);
 	return n;
+}
+
+bool netmap_switch_settles(struct netmap_switch *sw, unsigned n)
+{
+	for (unsigned ms = 0; netmap_switch_ports(sw) != n && ms < SETTLE_MS; ms++)
+		usleep(1000);
+	return netmap_switch_ports(sw) == n;
 }
 
 void netmap_switch_pause(struct netmap_switch *sw, bool paused)

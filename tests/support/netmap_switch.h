@@ -16,6 +16,8 @@ void netmap_switch_stop(struct netmap_switch *sw);
 
 /* Ports and pipes that are open. */
 unsigned netmap_switch_ports(struct netmap_switch *sw);
+/* Are there `n` soon? It learns of a close in its own time. */
+bool netmap_switch_settles(struct netmap_switch *sw, unsigned n);
 /* From now on nothing is taken from outboxes. */
 void netmap_switch_pause(struct netmap_switch *sw, bool paused);
 /* The next `n` requests get no answer. */
