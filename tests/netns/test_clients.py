@@ -174,6 +174,8 @@ def errors_of(uid: int, path: FastPath) -> dict[str, str]:
             except OSError as error:
                 said["list"] = errno.errorcode[error.errno or 0]
             os.write(write, json.dumps(said).encode())
+        except BaseException as error:
+            os.write(write, json.dumps({"failed": repr(error)}).encode())
         finally:
             os._exit(0)
     os.close(write)
