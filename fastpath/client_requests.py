@@ -105,6 +105,8 @@ class Requests:
     def _kind_for(self, request: Request) -> Kind:
         """Who serves a registration."""
         if request.flags & names.MONITOR:
+            if is_pipe(request.name):
+                raise RequestError(errno.EOPNOTSUPP)  # no frame of a pipe passes here
             return self._monitors
         if is_pipe(request.name):
             return self._pipes

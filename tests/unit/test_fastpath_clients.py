@@ -262,6 +262,7 @@ def test_who_is_still_there(forwarder: Forwarder, program: Program) -> None:
         ("vale0:a", {"mem_id": 7}, errno.EINVAL),
         ("vale0:a", {"version": 2}, errno.EPROTO),
         ("vale0:a", {"flags": wire.MONITOR_RX}, errno.ENXIO),
+        ("vale0:a{x", {"flags": wire.MONITOR_RX}, errno.EOPNOTSUPP),
     ],
 )
 def test_what_cannot_be_registered(
