@@ -28,9 +28,9 @@ def groups(
 ) -> dict[str, list[WirePort]]:
     """Ports by bridge, for every bridge in direct mode that may be.
 
-    What excludes a bridge: VLAN filtering, no learning, a rule set attached to it. What excludes a
-    port: a monitor of it, a rule set attached to it, a rule that sends it copies or frames, being
-    down, not learning, isolation.
+    What excludes a bridge: VLAN filtering, an MTU, no learning, a rule set attached to it. What
+    excludes a port: a monitor of it, a rule set attached to it, a rule that sends it copies or
+    frames, being down, not learning, isolation.
     """
     wanted = list(ports)
     placed = list(attaches(rules))
@@ -43,6 +43,7 @@ def groups(
         if bridge.clients.mode == DIRECT
         and bridge.learning
         and not bridge.vlan_filtering
+        and not bridge.mtu
         and name not in ruled
     }
     for port in wanted:

@@ -197,6 +197,7 @@ def attached(bridge_name: str = "", port_name: str = "", *, egress: bool = False
         ([bridge("vale0", clients=WireClients("relay"))], ""),
         ([bridge("vale0", clients=DIRECT, vlan_filtering=True)], ""),
         ([bridge("vale0", clients=DIRECT, learning=False)], ""),
+        ([bridge("vale0", clients=DIRECT, mtu=1500)], ""),
         ([attached("vale0")], ""),
         ([attached("vale0", egress=True)], ""),
         ([attached(port_name="vale0:a")], "bc"),
