@@ -118,6 +118,8 @@ static inline void prefetch(const struct rx_work *work)
 
 	if (ahead >= work->view->num_slots)
 		ahead -= work->view->num_slots;
+	if (__builtin_expect(ahead >= work->view->num_slots, 0))
+		return; /* a ring of a few slots */
 	__builtin_prefetch(buffer_at(work->region, load_shared(&work->slots[ahead].buf_idx)), 1);
 }
 
