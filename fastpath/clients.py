@@ -223,8 +223,13 @@ class Clients:
                 try:
                     self._attend(connection, events)
                 except Exception:
-                    log.exception("a netmap program's connection")
-                    self._drop(connection)
+                    self._fail(connection)
+
+    def _fail(self, connection: Connection) -> None:
+        """A mistake of ours costs the one whose request it was."""
+        log.exception("a netmap program's connection")
+        with contextlib.suppress(Exception):
+            self._drop(connection)
 
     def _attend(self, connection: Connection, events: int) -> None:
         if events & (select.EPOLLHUP | select.EPOLLERR):
@@ -259,8 +264,7 @@ class Clients:
         try:
             self._handle(connection, *held)
         except Exception:
-            log.exception("a netmap program's connection")
-            self._drop(connection)
+            self._fail(connection)
         finally:
             close_all(held[1])
 
@@ -317,14 +321,16 @@ class Clients:
         self._epoll.unregister(fd)
         with contextlib.suppress(OSError):
             connection.sock.shutdown(socket.SHUT_RDWR)  # the keeper has it, too
-        if session is not None:
-            self.requests.abandon(session)
-        elif connection.registering:
-            self.requests.hang_up(connection.sock)
-        for waiting in (connection.answer, connection.held):
-            if waiting is not None:
-                close_all(waiting[1])
-        connection.sock.close()
+        try:
+            if session is not None:
+                self.requests.abandon(session)
+            elif connection.registering:
+                self.requests.hang_up(connection.sock)
+        finally:
+            for waiting in (connection.answer, connection.held):
+                if waiting is not None:
+                    close_all(waiting[1])
+            connection.sock.close()
 
     def _ended(self, session: Session) -> None:
         """Its port was taken away."""
