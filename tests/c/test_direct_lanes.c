@@ -421,6 +421,8 @@ static void test_hostile_peer(void)
 			    random_next(&state) >> random_below(&state, 64);
 		}
 		send_some(0, 0, 1, turn, 3, NULL);
+		if (turn % 10 == 0)
+			send_some(1, 0, 0, turn, 3, NULL);
 		nonsense += receive(0, 0, NULL);
 		CHECK(send_some(0, 0, 2, turn, 1, NULL) == 1);
 		CHECK(receive(2, 0, next) == 1);

@@ -315,7 +315,6 @@ def test_the_other_end_goes_and_comes_back(programs: list[Program]) -> None:
         ("vale0:p{", errno.EINVAL),
         ("vale0:p{a}b", errno.EINVAL),
         ("vale0:p{a b", errno.EINVAL),
-        ("eth0{1", errno.ENXIO),
         ("vale0{1", errno.ENOMEM),
         ("vale0:{1", errno.ENOMEM),
     ],
