@@ -81,6 +81,16 @@ int ping_main(char **argv)
 	return 0;
 }
 
+/* The sender's address where the receiver's was, and the other way round. */
+static void turn_round(uint8_t *frame)
+{
+	for (unsigned i = 0; i < 6; i++) {
+		uint8_t byte = frame[i];
+		frame[i] = frame[6 + i];
+		frame[6 + i] = byte;
+	}
+}
+
 int pong_main(char **argv)
 {
 	struct port port;
@@ -96,8 +106,7 @@ int pong_main(char **argv)
 			if (slot->len < FRAME_HEAD)
 				continue;
 			memcpy(answer, frame, slot->len);
-			memcpy(answer, frame + 6, 6);
-			memcpy(answer + 6, frame, 6);
+			turn_round(answer);
 			put_one(&port, answer, slot->len);
 		}
 	port_close(&port);
