@@ -41,16 +41,6 @@ uint64_t flow_cache_prefetch(const struct flow_cache *cache, uint32_t stage,
 	return hash;
 }
 
-void flow_cache_prefetch_entry(struct flow_cache *cache, uint64_t hash)
-{
-	const struct flow_entry *entry = entry_likely(cache, hash);
-
-	if (entry) {
-		__builtin_prefetch(entry);
-		__builtin_prefetch(&entry->stamp);
-	}
-}
-
 static inline struct flow_entry *find_in(struct flow_cache *cache, unsigned s, uint64_t hash,
 					 uint64_t stamp, const struct flow_key *masked)
 {

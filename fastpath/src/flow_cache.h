@@ -7,9 +7,8 @@
  *
  * The hash is keyed and names two sets, each a cache line of tags over FLOW_CACHE_WAYS entries. A
  * new flow goes to the emptier one; where both are full, the entry not used for longest goes, so
- * what a hostile sender can do is to miss. One key asks in three steps, so that memory is fetched
- * while others are looked at: prefetch, prefetch_entry, find. A batch whose stage uses no state is
- * asked for by rules_hits.h, in loops over flow_cache_lines.h.
+ * what a hostile sender can do is to miss. A batch whose stage uses no state is asked for by
+ * rules_hits.h, in loops over flow_cache_lines.h; others ask key by key, prefetch and find.
  *
  * Runs on: one worker.
  */
@@ -51,8 +50,6 @@ void flow_cache_destroy(struct flow_cache *cache);
 /* masked: key & needs, field by field. Returns the hash to give to the others. */
 uint64_t flow_cache_prefetch(const struct flow_cache *cache, uint32_t stage,
 			     const struct flow_key *masked);
-/* For speed only, between prefetch and find: what find reads. */
-void flow_cache_prefetch_entry(struct flow_cache *cache, uint64_t hash);
 /* NULL: not there. Valid until the next insert. */
 const struct flow_path *flow_cache_find(struct flow_cache *cache, uint64_t hash,
 					uint64_t generation, uint32_t stage,

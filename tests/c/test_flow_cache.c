@@ -28,7 +28,6 @@ static void insert(struct flow_cache *cache, uint64_t generation, uint32_t stage
 	struct flow_path path = path_of(n);
 	uint64_t hash = flow_cache_prefetch(cache, stage, &key);
 
-	flow_cache_prefetch_entry(cache, hash);
 	flow_cache_insert(cache, hash, generation, stage, &key, &path);
 }
 
@@ -39,7 +38,6 @@ static bool holds(struct flow_cache *cache, uint64_t generation, uint32_t stage,
 	uint64_t hash = flow_cache_prefetch(cache, stage, &key);
 	const struct flow_path *path;
 
-	flow_cache_prefetch_entry(cache, hash);
 	path = flow_cache_find(cache, hash, generation, stage, &key);
 	if (path)
 		CHECK(path->count == expected.count && path->verdict == expected.verdict &&

@@ -122,7 +122,6 @@ unsigned shim_classify_cached(const struct classifier *classifier, struct flow_c
 
 		key_mask(&keys[i], classifier_needs(classifier), &masked);
 		hash = flow_cache_prefetch(cache, 0, &masked);
-		flow_cache_prefetch_entry(cache, hash);
 		found = flow_cache_find(cache, hash, generation, 0, &masked);
 		if (found) {
 			hits++;
