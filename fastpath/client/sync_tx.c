@@ -15,7 +15,7 @@
 
 enum {
 	PUBLISH_FRAMES = 64,
-	PREFETCH_SLOTS = 8,
+	PREFETCH_SLOTS = 16,
 	ETHER_BYTES = 14,
 	VNET_USED = 10 /* struct virtio_net_hdr without num_buffers */
 };
