@@ -5,6 +5,7 @@
 #include "preload.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -81,24 +82,36 @@ __attribute__((constructor(102))) static void look_at_inherited(void)
 
 /*
  * The child of a vfork has fds of its own, and its parent's memory: what it closes is not closed
- * for the parent. A page that fork clears tells the two apart.
+ * for the parent. Whose memory it is stands in a page that a fork clears, also one that asks the
+ * kernel itself.
  */
+static _Atomic pid_t *owner;
+
+static void own_memory(void)
+{
+	if (owner)
+		atomic_store(owner, getpid());
+}
+
+__attribute__((constructor(102))) static void watch_vforks(void)
+{
+	size_t bytes = (size_t)sysconf(_SC_PAGESIZE);
+	void *page =
+	    vsn_real.mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED || madvise(page, bytes, MADV_WIPEONFORK))
+		return;
+	owner = page;
+	own_memory();
+	pthread_atfork(NULL, NULL, own_memory);
+}
+
 static bool in_vfork(void)
 {
-	static _Atomic(_Atomic pid_t *) page;
-	_Atomic pid_t *owner = atomic_load(&page);
-	if (!owner) {
-		long bytes = sysconf(_SC_PAGESIZE);
-		void *fresh = vsn_real.mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE,
-					    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (fresh == MAP_FAILED || madvise(fresh, (size_t)bytes, MADV_WIPEONFORK))
-			return false;
-		atomic_store(&page, fresh);
-		owner = fresh;
-	}
 	pid_t me = getpid();
-	pid_t none = 0;
-	return !atomic_compare_exchange_strong(owner, &none, me) && none != me;
+	pid_t whose = 0;
+	if (!owner || atomic_compare_exchange_strong(owner, &whose, me))
+		return false;
+	return whose != me;
 }
 
 void vsn_forget(int fd)
