@@ -17,11 +17,12 @@ from fastpath import native_clients as wire
 from fastpath.protocol import WireAttach, WireClients, WireRuleSet
 from fastpath.regions import PAIR_PREFIX, make_region
 from tests.support.fastpath import Client, bridge, port
-from tests.support.forwarder import Forwarder
+from tests.support.forwarder import LIMITS, Forwarder
 from tests.support.netmap_program import ONE, Answered, Memory, Program
 from tests.support.topology import wait_until
 
 DIRECT = WireClients("direct")
+GROUP = 16
 
 
 @pytest.fixture
@@ -185,6 +186,48 @@ def test_a_pair_goes_with_either_port(
     for pair in pairs:
         pair.close()
     c.close()
+
+
+def test_sixteen_ports_in_one_group(tmp_path: Path) -> None:
+    """Each has a pair with each, by rings of its own, and all of it goes again."""
+    fd = make_region("test", 1 << 22)
+    limits = LIMITS | {"ports_max": 32, "workers_max": 128}
+    with contextlib.ExitStack() as stack:
+        forwarder = stack.enter_context(Forwarder(tmp_path / "f.sock", fd, limits))
+        client = stack.enter_context(Client(forwarder.path))
+        client.apply([bridge("vale0", clients=DIRECT)])
+        before = len(os.listdir("/proc/self/fd"))
+        with contextlib.ExitStack() as running:
+            programs = [running.enter_context(Program(forwarder.netmap_path)) for _ in range(GROUP)]
+            for number, program in enumerate(programs):
+                rings = (1 + number % 3, 2)
+                assert program.register(f"vale0:p{number}", rings=rings).error == 0
+            wait_direct(*programs)
+            for program in programs:
+                for slot in range(GROUP):
+                    close(program.call(wire.PEER, index=slot))
+            for program in programs:
+                assert paired(program) == GROUP - 1
+            client.check_ledger()
+        wait_until(lambda: not forwarder.applier.held, 10, "the ports go")
+        wait_until(lambda: len(os.listdir("/proc/self/fd")) == before, 10, "nothing is left")
+    os.close(fd)
+
+
+def paired(program: Program) -> int:
+    """How many pairs a program is told of; each has a lane for each ring of both."""
+    index, count = 0, 0
+    while True:
+        answer = program.call(wire.NEWS, index=index)
+        if answer.error:
+            assert answer.error == errno.ENOENT
+            return count
+        memory = pair_of(answer)
+        sides = (memory.tx_rings, memory.rx_rings)
+        assert program.memory is not None
+        assert sides[answer.side] == program.memory.tx_rings
+        memory.close()
+        index, count = answer.index + 1, count + 1
 
 
 def attached(bridge_name: str = "", port_name: str = "", *, egress: bool = False) -> WireRuleSet:
