@@ -16,7 +16,7 @@
 
 #include "client.h"
 
-/* The names that the shared library shows (preload.map says the same). */
+/* The names that the shared library shows; it is built with all others hidden. */
 #define VSN_EXPORT __attribute__((visibility("default")))
 
 /* The session of an fd, or NULL; asks the switch about fds that may be of netmap. */
