@@ -71,6 +71,12 @@ def declare(appliance: Appliance, name: str, port: str, **spec: Any) -> None:
     appliance.wait_ready(name)
 
 
+def users(appliance: Appliance, port: str) -> list[int]:
+    """Process ids, as of a second ago at most."""
+    status = appliance.call("GET", f"/ports/{port}")["status"]
+    return [item["pid"] for item in status["clients"]]
+
+
 def test_rules_and_counters_of_a_declared_port(
     appliance: Appliance, programs: NetmapPrograms
 ) -> None:
@@ -84,10 +90,9 @@ def test_rules_and_counters_of_a_declared_port(
     appliance.put_rules("fw", [rule], attach=[{"port": "gen", "direction": "ingress"}])
     receiver = programs.start("receive", "vale0:b", frames=500)
     programs.start("send", "vale0:a", frames=300, pause_us=200, to=3).result()
-    sender = programs.start("send", "vale0:a", frames=500, pause_us=200, linger_ms=2000)
-    appliance.wait_ports("gen")
-    (shown,) = appliance.call("GET", "/ports/gen")["status"]["clients"]
-    assert shown["pid"] == sender.process.pid
+    sender = programs.start("send", "vale0:a", frames=500, pause_us=200, linger_ms=5000)
+    wait_until(lambda: users(appliance, "gen") == [sender.process.pid], 5, "its port says so")
+    assert appliance.conditions("gen")["LinkUp"]["status"] == "True"
     counted = receiver.result()
     assert (counted["frames"], counted["bad"]) == (500, 0)
     sender.result()
