@@ -196,7 +196,6 @@ def test_sixteen_ports_in_one_group(tmp_path: Path) -> None:
         forwarder = stack.enter_context(Forwarder(tmp_path / "f.sock", fd, limits))
         client = stack.enter_context(Client(forwarder.path))
         client.apply([bridge("vale0", clients=DIRECT)])
-        before = len(os.listdir("/proc/self/fd"))
         with contextlib.ExitStack() as running:
             programs = [running.enter_context(Program(forwarder.netmap_path)) for _ in range(GROUP)]
             for number, program in enumerate(programs):
@@ -208,10 +207,17 @@ def test_sixteen_ports_in_one_group(tmp_path: Path) -> None:
                     close(program.call(wire.PEER, index=slot))
             for program in programs:
                 assert paired(program) == GROUP - 1
+            assert pair_memories() == GROUP * (GROUP - 1) // 2
             client.check_ledger()
         wait_until(lambda: not forwarder.applier.held, 10, "the ports go")
-        wait_until(lambda: len(os.listdir("/proc/self/fd")) == before, 10, "nothing is left")
+        wait_until(lambda: not pair_memories(), 10, "no pair is left")
     os.close(fd)
+
+
+def pair_memories() -> int:
+    """That this process, the forwarder's, has open."""
+    links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
+    return sum("client-pair" in os.readlink(link) for link in links if os.path.lexists(link))
 
 
 def paired(program: Program) -> int:
