@@ -124,9 +124,14 @@ static inline void keys_make(struct rules_work *work, const struct rules_stage *
 static inline uint64_t key_sum(const uint64_t *seed, const struct flow_key *masked)
 {
 	__m512i sum = _mm512_add_epi32(_mm512_load_si512(masked), _mm512_load_si512(seed));
+	__m256i four;
+	__m128i two;
 
 	sum = _mm512_mul_epu32(sum, _mm512_srli_epi64(sum, 32));
-	return (uint64_t)_mm512_reduce_add_epi64(sum);
+	/* not _mm512_reduce_add_epi64: the compiler's own adds the last two as signed numbers */
+	four = _mm256_add_epi64(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+	two = _mm_add_epi64(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+	return (uint64_t)_mm_cvtsi128_si64(two) + (uint64_t)_mm_extract_epi64(two, 1);
 }
 #else
 static inline void keys_make(struct rules_work *work, const struct rules_stage *stage,

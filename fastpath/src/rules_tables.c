@@ -289,7 +289,7 @@ int rules_tables_build(const struct rules_config *config, const struct rules_sou
 	};
 	if (!memory || !out->policers)
 		status = error_set(err, ENOMEM, "out of memory");
-	else
+	else if (source->policers_max)
 		memcpy((void *)out->policers, source->policers,
 		       source->policers_max * sizeof(*source->policers));
 	status = status ? status : build_sets(&build);

@@ -25,6 +25,7 @@ SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     bytes: st.binary(max_size=16),
     bool: st.booleans(),
     int: st.integers(-(2**63), 2**64 - 1),
+    float: st.floats(allow_nan=False),
     type(None): st.none(),
 }
 
