@@ -18,12 +18,9 @@ from tests.support.fastpath import Client, FastPath, bridge, port
 from tests.support.kills import Traffic, lost_by_us, pauses_ms, undisturbed_loss
 from tests.support.topology import Topology, wait_until
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 GAP_MS_MAX = 50.0
-# A takeover is several processes' turn, and the suite's other half takes turns, too: a few of them
-# wait for somebody's time slices.
-UNLUCKY_MS_MAX = 250.0
 
 
 @pytest.fixture
@@ -78,9 +75,9 @@ def test_forwarder_killed_twenty_times(net: Topology, path: FastPath) -> None:
         stats = client.stats()
         assert client.status().restarts == len(kills)
         assert {(row.mac, row.port) for row in client.fdb("br0")} == learned
-    # The worst of twenty on a machine of its own takes 20 ms.
-    assert sorted(pauses)[len(pauses) * 9 // 10 - 1] <= max(GAP_MS_MAX, 2 * machine), pauses
-    assert max(pauses) <= max(UNLUCKY_MS_MAX, 2 * machine), pauses
+    # p99 of twenty is the worst. A takeover is several processes' turn, each of which a machine
+    # that is busy otherwise delays by its own pauses.
+    assert max(pauses) <= max(GAP_MS_MAX, 2 * machine), pauses
     # Counters went on where the killed ones stopped: every frame of every run is in them.
     assert ledger.rx_frames >= arrived
     assert sum(p.tx_frames for p in stats.ports) >= arrived
@@ -139,4 +136,4 @@ def test_keeper_killed_then_forwarder(net: Topology, path: FastPath) -> None:
         ports = client.stats().ports
     at_kills, other = pauses_ms(report, kills)
     assert lost_by_us(lost, report, other) <= usual_loss, (lost, at_kills, report, ports)
-    assert max(at_kills) <= max(UNLUCKY_MS_MAX, 2 * other)
+    assert max(at_kills) <= max(GAP_MS_MAX, 2 * other)
