@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.probes import tool
-from tests.support.topology import end_process
+from tests.support.topology import end_process, first_line
 from vswitch import programs
 
 LINKED = "nmlinked"  # has the library linked to it
@@ -28,8 +28,7 @@ class NetmapProgram:
         self.process = subprocess.Popen(
             argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        assert self.process.stdout is not None
-        if says_ready and (line := self.process.stdout.readline()) != "ready\n":
+        if says_ready and (line := first_line(self.process)) != "ready":
             said = self.process.communicate(timeout=10)[1]
             raise RuntimeError(f"{argv}: {line}{said}")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.topology import Topology, end_process
+from tests.support.topology import Topology, end_process, first_line
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZED = re.compile("asan|tsan|ubsan|fuzz")  # builds too slow to measure with
@@ -123,8 +123,7 @@ class Sink:
             argv += ["--cpu", str(cpu)]
         self._seconds = seconds
         self.process = net.start(*argv)
-        assert self.process.stdout is not None
-        if "ready" not in self.process.stdout.readline():
+        if "ready" not in first_line(self.process):
             raise RuntimeError("sink did not start; what it said is on stderr")
 
     def result(self) -> dict[str, Any]:
@@ -183,8 +182,7 @@ class PingPong:
         self._server = net.start(
             *(net.hosts[host], tool("pingpong"), "--listen", net.addresses[host], *self._cpu)
         )
-        assert self._server.stdout is not None
-        if "ready" not in self._server.stdout.readline():
+        if "ready" not in first_line(self._server):
             raise RuntimeError("pingpong did not start; what it said is on stderr")
 
     def __enter__(self) -> PingPong:

@@ -62,6 +62,19 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
         time.sleep(0.002)
 
 
+def first_line(process: subprocess.Popen[str]) -> str:
+    """What a program says first, without its newline.
+
+    readline() would take more out of the pipe than the line, and communicate() would not find
+    the rest, of a program that says the rest at once.
+    """
+    assert process.stdout is not None
+    line = bytearray()
+    while (byte := os.read(process.stdout.fileno(), 1)) not in (b"", b"\n"):
+        line += byte
+    return line.decode()
+
+
 def end_process(process: subprocess.Popen[Any], timeout_s: float = 5) -> None:
     """SIGTERM, then SIGKILL after timeout_s; a process that has ended already is no error."""
     if process.poll() is None:
