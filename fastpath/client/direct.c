@@ -48,10 +48,10 @@ struct direct_tx *direct_begin(struct direct *direct, unsigned ring, struct lane
 		direct_leave(tx_use(tx));
 		return NULL;
 	}
-	if (set != tx->routed) {
+	if (set->serial != tx->routed) {
 		memset(tx->routes, 0, sizeof(tx->routes));
 		memset(tx->sources, 0, sizeof(tx->sources));
-		tx->routed = set;
+		tx->routed = set->serial;
 	}
 	tx->set = set;
 	tx->outbox = outbox;

@@ -92,8 +92,8 @@ struct direct_tx {
 	unsigned opened_count;
 	uint32_t wanted; /* port number, + 1, that there is no pair with yet */
 	/* kept */
-	struct direct_set *routed; /* what `routes` were found in */
-	uint64_t patience_ns;	   /* when the outbox may be waited for again */
+	uint64_t routed;      /* serial of the set that `routes` were found in; 0: of none */
+	uint64_t patience_ns; /* when the outbox may be waited for again */
 	struct direct_route routes[DIRECT_ROUTES];
 	struct direct_source sources[DIRECT_SOURCES];
 	struct direct_out *opened[DIRECT_PEERS_MAX];

@@ -166,8 +166,10 @@ static void retired_free(struct direct *direct)
 /* `set` replaces what there was. Peers and a table that it does not have end with the old one. */
 static void set_publish(struct direct *direct, struct direct_set *set)
 {
-	struct direct_set *old = atomic_exchange(&direct->set, set);
+	struct direct_set *old;
 
+	set->serial = ++direct->last_serial;
+	old = atomic_exchange(&direct->set, set);
 	if (old) {
 		for (unsigned i = 0; i < DIRECT_PEERS_MAX; i++) {
 			if (old->peer[i] && old->peer[i] != set->peer[i])
@@ -232,6 +234,14 @@ static int ask(struct direct *direct, uint16_t type, uint32_t index, struct clie
 	return direct->home.ask(direct->home.context, &request, answer, fds, count);
 }
 
+/* Nobody can cut it short under our mapping. */
+static bool keeps_size(int fd)
+{
+	int seals = sys_fcntl(fd, F_GET_SEALS, 0);
+
+	return seals >= 0 && seals & F_SEAL_SHRINK;
+}
+
 /* The table that `number` means, into the set; none where the switch has none for us. */
 static int view_ask(struct direct *direct, struct direct_set *set)
 {
@@ -240,12 +250,13 @@ static int view_ask(struct direct *direct, struct direct_set *set)
 	int fds[CLIENT_FDS];
 	unsigned count = 0;
 	struct stat file;
+	uint32_t buckets;
 	int error = ask(direct, CLIENT_FDB, 0, &answer, fds, &count);
 
 	if (error)
 		return error == -ENXIO ? 0 : error;
 	if (count != 1 || SYS_RESULT(fstat(fds[0], &file)) < 0 ||
-	    file.st_size <= FDB_VIEW_HEADER_BYTES) {
+	    file.st_size <= FDB_VIEW_HEADER_BYTES || !keeps_size(fds[0])) {
 		fds_close(fds, count);
 		return -EPROTO;
 	}
@@ -253,14 +264,16 @@ static int view_ask(struct direct *direct, struct direct_set *set)
 	sys_close(fds[0]);
 	if (view == MAP_FAILED)
 		return -ENOMEM;
-	if (view->magic != FDB_VIEW_MAGIC || view->version != FDB_VIEW_VERSION ||
-	    fdb_view_bytes(view->buckets) != (uint64_t)file.st_size) {
+	buckets = load_shared(&view->buckets);
+	if (load_shared(&view->magic) != FDB_VIEW_MAGIC ||
+	    load_shared(&view->version) != FDB_VIEW_VERSION || !buckets ||
+	    buckets & (buckets - 1) || fdb_view_bytes(buckets) != (uint64_t)file.st_size) {
 		sys_unmap((void *)(uintptr_t)view, (size_t)file.st_size);
 		return -EPROTO;
 	}
 	set->view = view;
 	set->view_bytes = (size_t)file.st_size;
-	set->buckets = view->buckets;
+	set->buckets = buckets;
 	set->number = answer.fdb_number;
 	set->own = answer.index;
 	return 0;
@@ -311,7 +324,7 @@ static int peers_ask(struct direct *direct, struct direct_set *set)
 			break;
 		if (error)
 			return error;
-		if (answer.index < index) {
+		if (answer.index < index || answer.index > UINT16_MAX) {
 			fds_close(fds, count);
 			return -EPROTO;
 		}

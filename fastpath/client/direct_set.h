@@ -23,6 +23,7 @@ struct direct_peer {
 
 /* Immutable once published. Peers keep their place as long as they are there. */
 struct direct_set {
+	uint64_t serial;	     /* from 1; an address may be that of one before */
 	const struct fdb_view *view; /* NULL: none */
 	size_t view_bytes;
 	uint32_t buckets;
@@ -65,6 +66,7 @@ struct direct {
 	_Atomic uint32_t learning;	  /* pid of who changes what follows; 0: nobody */
 	_Atomic uint32_t news;		  /* that was asked for */
 	uint64_t retry_ms;		  /* no request before */
+	uint64_t last_serial;
 	struct direct_set *retired;
 	int epoll;				    /* of bells that peers ring; -1: none yet */
 	struct direct_use use[2][CLIENT_RINGS_MAX]; /* by tx rings, by rx rings */

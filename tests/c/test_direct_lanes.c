@@ -395,6 +395,20 @@ static void test_peer_replaced(void)
 	group_close();
 }
 
+/* What a ring remembers of a group is not taken for what it knows of another one in its place. */
+static void test_group_replaced_twice(void)
+{
+	group_open();
+	acquaint(0, 1);
+	pair_end(0, 1);
+	receive(0, 0, NULL);
+	tell_news(0);
+	receive(0, 0, NULL);
+	CHECK(send_some(0, 0, 1, 0, 1, NULL) == 0);
+	CHECK(forward(0, 0) == 1);
+	group_close();
+}
+
 /* A peer that writes anything into the pair: nothing happens but to its own frames. */
 static void test_hostile_peer(void)
 {
@@ -476,6 +490,7 @@ int main(void)
 	test_full();
 	test_switch_gone();
 	test_peer_replaced();
+	test_group_replaced_twice();
 	test_hostile_peer();
 	test_sleep();
 	return check_result();
