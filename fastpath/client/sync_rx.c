@@ -34,6 +34,7 @@ static inline void slot_fill(struct netmap_slot *slot, uint32_t buf_idx, uint32_
 
 /* --- any frame: several slots, a virtio-net header in front --- */
 
+/* Offsets are the program's, and may be others when they are looked at again. */
 static uint32_t room_in(const struct rx_work *work, uint32_t at)
 {
 	return work->region->buffer_bytes - slot_offset(work->view->kring, &work->slots[at]);
@@ -56,7 +57,10 @@ static uint32_t slots_for(const struct rx_work *work, uint32_t bytes)
 	return n;
 }
 
-/* The frame, behind its header if there is one, over n slots. */
+/*
+ * The frame, behind its header if there is one, over n slots. Where they hold less by now than they
+ * did, it is cut.
+ */
 static void spread(struct rx_work *work, const struct lane_frame *frame, uint32_t n)
 {
 	uint32_t left = frame->len, header = work->hdr_len;
@@ -66,10 +70,13 @@ static void spread(struct rx_work *work, const struct lane_frame *frame, uint32_
 	for (uint32_t i = 0; i < n; i++) {
 		struct netmap_slot *slot = &work->slots[work->at];
 		uint32_t buf_idx = load_shared(&slot->buf_idx);
-		uint32_t room = room_in(work, work->at);
-		uint8_t *to =
-		    buffer_at(work->region, buf_idx) + slot_offset(work->view->kring, slot);
-		uint32_t bytes = left < room - header ? left : room - header;
+		uint32_t offset = slot_offset(work->view->kring, slot);
+		uint32_t room = work->region->buffer_bytes - offset, bytes;
+		uint8_t *to = buffer_at(work->region, buf_idx) + offset;
+
+		if (__builtin_expect(header > room, 0))
+			header = 0;
+		bytes = left < room - header ? left : room - header;
 
 		if (header) {
 			uint8_t vnet[VNET_BYTES] = {0};
@@ -87,6 +94,7 @@ static void spread(struct rx_work *work, const struct lane_frame *frame, uint32_
 		work->at = next_slot(work);
 	}
 	work->space -= n;
+	work->invalid += left != 0;
 }
 
 /* False: there are not enough slots now. */
