@@ -3,7 +3,7 @@
  * from a fixed seed, so that the target is part of every test run. Inputs are frames that are
  * nearly right (tags, IPv4, IPv6, TCP, offload headers) with a few bytes changed.
  *
- *     fuzz_x_driver [runs | file ...]
+ *     fuzz_x_driver [runs [seed] | file ...]
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -107,6 +107,13 @@ static int run_file(const char *path)
 	return 0;
 }
 
+/* Zero would stay zero. */
+static void seed(uint64_t number)
+{
+	state = (number + 1) * 0x9e3779b97f4a7c15;
+	state = state ? state : 1;
+}
+
 int main(int argc, char **argv)
 {
 	unsigned long runs = RUNS;
@@ -121,6 +128,7 @@ int main(int argc, char **argv)
 			status |= run_file(argv[i]);
 		return status;
 	}
+	seed(argc > 2 ? strtoul(argv[2], NULL, 10) : 0);
 	for (unsigned long i = 0; i < runs; i++) {
 		size_t size;
 		uint8_t *exact, input[INPUT_MAX];

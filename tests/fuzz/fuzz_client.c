@@ -2,8 +2,10 @@
  * A client port whose program writes its memory at the worst moment, and a program whose switch (or
  * the other end of its pipe) does: every load of an index, a record or the header asks fuzz_shared,
  * which gives what is there or the input's next bytes. Built with FUZZ_SHARED. Input: one byte an
- * operation (receive, commit, give back, sleep, send, attach again; the program's: read, write,
- * open again), the bytes of shared memory in between. Beyond memory safety it checks that
+ * operation (receive, commit, give back, sleep, send, headers, attach again; the program's: read,
+ * write, open again), the bytes of shared memory in between. Mapping a memory costs more than all
+ * the rest of a run, so the port stays and is made as new between runs, which is why the driver's
+ * source is part of this one. Beyond memory safety it checks that
  *
  *   - a frame that is received is whole, in memory that is the port's, and its headers are not in
  *     the program's
@@ -14,22 +16,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "client_memory.h"
-#include "port.h"
+#include "../../fastpath/src/port_client.c"
 
 enum {
 	QUEUES = 2,
 	BATCH_MAX = 8,
-	OPERATIONS_MAX = 400 /* one writes or reads at most a lane */
+	OPERATIONS_MAX = 400, /* one writes or reads at most a lane */
+	ATTACHES_MAX = 1      /* of a run */
 };
-
-extern const struct port_ops port_client_ops;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const uint8_t *input;
 static size_t left;
 static bool hostile; /* the other side writes */
+static unsigned attaches;
 
 static uint8_t next_byte(void)
 {
@@ -81,8 +82,6 @@ static void make_once(void)
 	const struct port_options options = {.port = "fuzz", .items = items, .count = 4};
 	struct error err;
 
-	if (map.memory)
-		return;
 	if (port_acquire("client", &options, &fds, &err) || client_map_open(fds.fd[0], &map))
 		abort();
 }
@@ -115,39 +114,56 @@ static void open_lanes(void)
 	}
 }
 
-/* As new, but for what the lanes hold. */
-static void empty(void)
+/* As new, but for what the lanes' data holds. */
+static void renew(void)
 {
+	struct client_port *client = port.priv;
+
 	memset(map.memory->outbox, 0, sizeof(map.memory->outbox));
 	memset(map.memory->inbox, 0, sizeof(map.memory->inbox));
+	for (unsigned q = 0; q < QUEUES; q++) {
+		client_outbox_consumer(&client->map, q, &client->rx[q].in);
+		client_inbox_producer(&client->map, q, &client->tx[q].out);
+		client->rx[q].sleeps = true;
+	}
+	header_use(&port, 0);
+	open_lanes();
+	attaches = 0;
 }
 
 /* --- the switch ---------------------------------------------------------------------------------
  */
 
-/* Reads every byte: one outside of the mapping ends the process. */
-static uint32_t read_bytes(const uint8_t *from, uint32_t len)
-{
-	static volatile uint8_t sum;
+static uint8_t bytes_read[FRAME_LEN_MAX];
 
-	for (uint32_t i = 0; i < len; i++)
-		sum = (uint8_t)(sum + from[i]);
-	return len;
+/* Are they all there to be read? Beyond a mapping, or where a sanitizer knows better, nobody
+   comes back. */
+static void read_bytes(const uint8_t *from, uint32_t len)
+{
+	assert(len <= sizeof(bytes_read));
+	memcpy(bytes_read, from, len);
 }
 
-static bool in_map(const uint8_t *at)
+static bool within(const uint8_t *at, uint32_t len, const void *from, size_t bytes)
 {
-	return at >= (uint8_t *)map.memory && at < (uint8_t *)map.memory + map.bytes;
+	const uint8_t *begin = from;
+
+	return at >= begin && len <= bytes && (size_t)(at - begin) <= bytes - len;
 }
 
-static void frame_check(const struct frame *frame)
+static void frame_check(const struct client_rx *rx, const struct frame *frame)
 {
-	uint32_t len = read_bytes(frame->data, frame->len);
+	uint32_t len = frame->len;
 
-	assert(!in_map(frame->data) && frame->headroom == FRAME_HEADROOM);
+	assert(frame->headroom == FRAME_HEADROOM);
+	assert(within(frame->data - FRAME_HEADROOM, FRAME_HEADROOM + frame->len, rx->room->bytes,
+		      sizeof(rx->room->bytes)));
+	read_bytes(frame->data, frame->len);
 	if (frame->next) {
 		assert(frame->len >= 128 && !frame->next->next);
-		len += read_bytes(frame->next->data, frame->next->len);
+		assert(within(frame->next->data, frame->next->len, rx->in.data, rx->in.bytes));
+		read_bytes(frame->next->data, frame->next->len);
+		len += frame->next->len;
 	}
 	assert(len == frame->frame_len && len <= FRAME_LEN_MAX);
 }
@@ -161,7 +177,7 @@ static void receive(struct port_queue *queue, unsigned max)
 	assert(count >= 0 && count <= (int)max);
 	assert(cell.rx_frames == cell.rx_drops[DROP_MALFORMED] && cell.rx_frames <= 1);
 	for (int i = 0; i < count; i++)
-		frame_check(&batch[i]);
+		frame_check(queue->priv, &batch[i]);
 }
 
 static void send_batch(struct port_queue *queue, unsigned count)
@@ -176,7 +192,11 @@ static void send_batch(struct port_queue *queue, unsigned count)
 		struct frame *first = &frames[2 * i], *second = first + 1;
 		uint32_t len = 14 + next_byte() * (i % 2 ? 256u : 1u), cut = len / 3;
 
-		*first = (struct frame){.data = bytes, .len = cut, .frame_len = len};
+		*first = (struct frame){.data = bytes,
+					.len = cut,
+					.frame_len = len,
+					.offload.gso_type = next_byte() & 1,
+					.flags = next_byte() & FRAME_SENT_COPY};
 		*second = (struct frame){.data = bytes + cut, .len = len - cut};
 		first->next = second;
 		list[i] = first;
@@ -196,9 +216,9 @@ static void program_reads(struct lane_consumer *in, unsigned max)
 	struct lane_frame frame;
 
 	while (max-- && lane_ready(in) && lane_next(in, &frame)) {
+		assert(within(frame.data, frame.len, in->data, in->bytes));
+		assert(!frame.vnet || within(frame.vnet, LANE_VNET_BYTES, in->data, in->bytes));
 		read_bytes(frame.data, frame.len);
-		assert(frame.len <= LANE_FRAME_MAX);
-		assert(frame.data >= in->data && frame.data + frame.len <= in->data + in->bytes);
 	}
 	lane_release(in);
 	assert(in->tail - in->head <= in->bytes);
@@ -215,12 +235,26 @@ static void program_writes(struct lane_producer *out, unsigned count)
 			lane_producer_awake(out);
 			break;
 		}
-		assert(to >= out->data && to + len <= out->data + out->bytes);
+		assert(within(to, len, out->data, out->bytes));
 		memset(to, next_byte(), len);
 		lane_add(out, len, next_byte() & 0xfe);
 	}
 	lane_publish(out);
 	assert(out->tail - out->head <= out->bytes);
+}
+
+/* Another virtio-net header; or a successor. */
+static void change(uint8_t what)
+{
+	static const uint32_t lengths[] = {0, 10, 12, 11};
+	struct error err;
+
+	if (what < 250) {
+		assert((client_set_header(&port, lengths[what % 4], &err) == 0) == (what % 4 != 3));
+	} else if (attaches++ < ATTACHES_MAX) {
+		port_client_ops.detach(&port);
+		attach();
+	}
 }
 
 static void operate(uint8_t what)
@@ -243,8 +277,7 @@ static void operate(uint8_t what)
 		port_client_ops.rx_fd(&port.rxq[q]);
 		break;
 	case 6:
-		port_client_ops.detach(&port);
-		attach();
+		change(next_byte());
 		break;
 	case 7:
 	case 8:
@@ -269,17 +302,16 @@ static void operate(uint8_t what)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	make_once();
-	empty();
 	hostile = false;
-	attach();
-	open_lanes();
+	if (!port.priv) {
+		make_once();
+		attach();
+	}
+	renew();
 	input = data;
 	left = size;
 	hostile = true;
 	for (unsigned i = 0; left && i < OPERATIONS_MAX; i++)
 		operate(next_byte());
-	hostile = false;
-	port_client_ops.detach(&port);
 	return 0;
 }
