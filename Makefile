@@ -20,7 +20,11 @@ demo:            ## two namespaces, one switch, ping and iperf3 through it
 	@.ci/setup run
 	@docs/examples/demo
 
-bench: setup     ## against the Linux bridge and a bare loop, in one run
+bench: setup     ## beside every peer that is installed and a bare loop, in one run
+	@$(VENV)/python -m tests.bench $(ARGS)
+
+bench-peers:     ## the same, after installing the peers (Debian's packages) and what draws plots
+	@.ci/setup peers
 	@$(VENV)/python -m tests.bench $(ARGS)
 
 lint: setup      ## ruff, mypy, import-linter, clang-format
@@ -43,4 +47,4 @@ fuzz: setup      ## every fuzz target for SECONDS=60
 clean:           ## remove what was built
 	rm -rf build build-* .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup run test demo bench lint openapi test-docker test-netmap fuzz clean
+.PHONY: help setup run test demo bench bench-peers lint openapi test-docker test-netmap fuzz clean

@@ -1,133 +1,61 @@
 """`python -m tests.bench` (as root): the appliance beside its peers, in one run.
 
-    --quick             3 rounds of 1 s: about seven minutes, a first impression only
+    --quick             3 rounds of 1 s: a first impression only
     --rounds N          rounds of each case (default 5)
     --seconds S         length of one measurement (default 3)
     --only TEXT         cases whose name contains TEXT; may be repeated
+    --without PEER      leave out peers whose name contains PEER; may be repeated
+    --list              name the cases and their peers, and the packages that are missing
     --realtime          everything that is measured goes before other work of the machine, which
                         nearly stands still meanwhile: figures of a machine that is not idle
     --json PATH         where the whole report goes (default bench-results/bench.json)
-    --write-docs        rewrite the figures of docs/performance.md from this run
+    --write-docs        rewrite the figures of docs/performance.md and docs/performance.json, the
+                        committed ones, where this run measured
     --classbench DIR    rule sets of ClassBench to measure beside the generated ones
     --from PATH         measure nothing, show (and --write-docs) an earlier report
 
 Only ratios of one run count: the subjects of a case are measured in turn, round by round, and
-the median of the rounds' ratios is what is compared with the target. The exit status is 1 when a
-case could not be measured; a missed target is a figure, not a failure.
+the median of the rounds' ratios is what is compared with the target, and with the committed
+figures: a ratio that is 15 % lower than there is reported. Peers that are not installed are named
+and left out (`make bench-peers` installs them). The exit status is 1 when something could not be
+measured that should have been; a missed target is a figure, not a failure.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import dataclasses
 import datetime
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import docs, memory, netmap, results, rule_peers, rules
-from tests.bench.cases import (
-    AF_PACKET,
-    BRIDGE,
-    BRIDGE_VXLAN,
-    CASES,
-    NOTHING,
-    PIPE,
-    TAP,
-    TWO_BRIDGES,
-    UDP,
-    VXLAN,
-    Case,
+from tests.bench import (
+    baseline,
+    docs,
+    machine,
+    memory,
+    netmap,
+    results,
+    rule_peers,
+    rules,
+    runner,
+    sections,
+    table,
 )
-from tests.bench.joined import BridgePair, KernelTunnel, OursPipe, OursTunnel
-from tests.bench.results import Result
-from tests.bench.subjects import Bridge, Ours, OursTap, Plain, Subject, set_realtime
+from tests.bench.cases import Case
+from tests.bench.catalogue import CASES, SUBJECTS
+from tests.bench.peers import missing
 from tests.support.probes import ROOT
-
-SUBJECTS: dict[str, Callable[[], Subject]] = {
-    AF_PACKET: Ours,
-    TAP: OursTap,
-    PIPE: OursPipe,
-    VXLAN: lambda: OursTunnel("vxlan"),
-    UDP: lambda: OursTunnel("udp"),
-    BRIDGE: Bridge,
-    BRIDGE_VXLAN: KernelTunnel,
-    TWO_BRIDGES: BridgePair,
-    NOTHING: Plain,
-}
 
 
 def say(text: str) -> None:
     sys.stderr.write(f"bench: {text}\n")
     sys.stderr.flush()
-
-
-def make_subjects(names: Sequence[str], stack: contextlib.ExitStack) -> dict[str, Subject]:
-    """Starts the subjects that are needed."""
-    subjects: dict[str, Subject] = {}
-    for name in dict.fromkeys(names):
-        say(f"starting: {name}")
-        subjects[name] = stack.enter_context(SUBJECTS[name]())
-    return subjects
-
-
-def names_of(case: Case) -> list[str]:
-    return [name for name in (case.ours, case.peer, case.reference) if name is not None]
-
-
-def run_case(case: Case, subjects: dict[str, Subject], rounds: int, seconds: float) -> Result:
-    """All rounds of one case; every other round goes through the subjects backwards."""
-    names = names_of(case)
-    result = Result(
-        case.name,
-        case.unit,
-        case.ours,
-        case.peer,
-        case.target,
-        case.higher_is_better,
-        {name: [] for name in names},
-    )
-    for number in range(rounds):
-        for name in names if number % 2 == 0 else reversed(names):
-            sample = case.measure(subjects[name], seconds)
-            result.samples[name].append(sample)
-        values = ", ".join(f"{name} {result.samples[name][-1].value:,.4g}" for name in names)
-        say(f"{case.name} {number + 1}/{rounds}: {values} {case.unit}")
-    return result
-
-
-def measure(cases: Sequence[Case], rounds: int, seconds: float, realtime: bool) -> list[Result]:
-    done: list[Result] = []
-    with contextlib.ExitStack() as stack:
-        subjects = make_subjects([n for case in cases for n in names_of(case)], stack)
-        if realtime:
-            for pid in [os.getpid(), *(pid for s in subjects.values() for pid in s.pids())]:
-                set_realtime(pid)
-        for case in cases:
-            try:
-                done.append(run_case(case, subjects, rounds, seconds))
-            except Exception as error:  # one broken case must not lose the others' figures
-                say(f"{case.name}: {error!r}")
-                done.append(
-                    Result(
-                        case.name,
-                        case.unit,
-                        case.ours,
-                        case.peer,
-                        case.target,
-                        case.higher_is_better,
-                        error=f"{type(error).__name__}: {error}",
-                    )
-                )
-        for subject in subjects.values():
-            if isinstance(subject, Ours):
-                subject.check()
-    return done
 
 
 def options(argv: Sequence[str]) -> argparse.Namespace:
@@ -141,6 +69,8 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--realtime", action="store_true")
     parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--without", action="append", default=[])
+    parser.add_argument("--list", action="store_true")
     parser.add_argument("--json", type=Path, default=ROOT / "bench-results" / "bench.json")
     parser.add_argument("--classbench", type=Path)
     parser.add_argument("--write-docs", action="store_true")
@@ -151,44 +81,96 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     return chosen
 
 
+def chosen_cases(only: Sequence[str], without: Sequence[str]) -> list[Case]:
+    """The cases asked for, without the peers that are not."""
+    return [
+        dataclasses.replace(
+            case,
+            peers={
+                name: target
+                for name, target in case.peers.items()
+                if not any(text in name for text in without)
+            },
+        )
+        for case in CASES
+        if any(text in case.name for text in only)
+    ]
+
+
+def measure(chosen: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
+    only = chosen.only or [""]
+    run: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "tests.bench", *argv]),
+        "machine": machine.describe(),
+        "rounds": chosen.rounds,
+        "seconds": chosen.seconds,
+        "load_before": list(os.getloadavg()),
+        "noise_before": machine.noise(),
+    }
+    say(machine.words(run["noise_before"]))
+    report: dict[str, Any] = {"runs": [run], "order": [case.name for case in CASES]}
+    plan = runner.Plan(chosen.rounds, chosen.seconds, chosen.realtime, say)
+    cases = chosen_cases(only, chosen.without)
+    found = [*runner.measure(cases, SUBJECTS, plan), *memory.measure(only, chosen.rounds, say)]
+    report["cases"] = [{**result.as_json(), "run": 0} for result in found]
+    rows: dict[str, Sequence[Any]] = {
+        "netmap": netmap.measure(only, chosen.rounds, chosen.seconds, say)
+    }
+    if any(text in rules.NAME for text in only):
+        rows["rules"] = rules.measure(say, chosen.classbench)
+    if any(text in rule_peers.NAME for text in only):
+        rows["rule_peers"] = list(rule_peers.usual(chosen.seconds))
+    report |= {name: sections.as_json(of, 0) for name, of in rows.items() if of}
+    run["load_after"] = list(os.getloadavg())
+    run["noise_after"] = machine.noise()
+    return report
+
+
+def show(report: dict[str, Any], committed: dict[str, Any] | None) -> None:
+    """The tables, and what ought to be looked at."""
+    out = sys.stdout
+    out.write(table.text(table.rows(report["cases"])))
+    out.writelines(sections.text(report))
+    for run in report["runs"]:
+        before, after = (machine.words(run[f"noise_{when}"]) for when in ("before", "after"))
+        out.write(f"machine: before: {before}; after: {after}\n")
+    out.writelines(f"left out: {n}: {why}\n" for n, why in table.left_out(report["cases"]).items())
+    out.writelines(f"below what is wanted: {what}\n" for what in table.missed(report["cases"]))
+    out.writelines(f"failed: {what}\n" for what in table.failures(report["cases"]))
+    if committed is not None:
+        out.writelines(f"REGRESSION: {r}\n" for r in baseline.regressions(report, committed))
+
+
+def show_cases() -> None:
+    for case in CASES:
+        sys.stdout.write(f"{case.name}: {case.ours} beside {', '.join(case.peers)}\n")
+    for name, peer in SUBJECTS.items():
+        for package in missing(peer.packages):
+            sys.stdout.write(f"missing for {name}: {package}\n")
+
+
 def main(argv: Sequence[str]) -> int:
     chosen = options(argv)
+    if chosen.list:
+        show_cases()
+        return 0
     if chosen.earlier is not None:
-        report: dict[str, Any] = json.loads(chosen.earlier.read_text())
+        report = json.loads(chosen.earlier.read_text())
+    elif os.geteuid() != 0:
+        say("network namespaces need root: run this as root")
+        return 1
     else:
-        if os.geteuid() != 0:
-            say("network namespaces need root: run this as root")
-            return 1
-        report = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(["python", "-m", "tests.bench", *argv]),
-            "machine": results.machine(),
-            "rounds": chosen.rounds,
-            "seconds": chosen.seconds,
-        }
-        wanted = chosen.only or [""]
-        cases = [c for c in CASES if any(text in c.name for text in wanted)]
-        found = measure(cases, chosen.rounds, chosen.seconds, chosen.realtime) if cases else []
-        found += memory.measure(wanted, chosen.rounds, say)
-        if any(text in rules.NAME for text in wanted):
-            report["rules"] = [asdict(row) for row in rules.measure(say, chosen.classbench)]
-        if any(text in rule_peers.NAME for text in wanted):
-            report["rule_peers"] = [asdict(row) for row in rule_peers.usual(chosen.seconds)]
-        found_netmap = netmap.measure(wanted, chosen.rounds, chosen.seconds, say)
-        if found_netmap:
-            report["netmap"] = [asdict(row) for row in found_netmap]
-        report["machine"]["load_after"] = list(os.getloadavg())
-        report["cases"] = [result.as_json() for result in found]
+        report = measure(chosen, argv)
         results.write_json(report, chosen.json)
         say(f"the whole report is in {chosen.json}")
-    sys.stdout.write(results.text_table(results.rows(report)))
-    sys.stdout.writelines(rules.text([rules.Row(**row) for row in report.get("rules", ())]))
-    sys.stdout.writelines(netmap.text([netmap.Row(**row) for row in report.get("netmap", ())]))
-    rows = [rule_peers.Row(**row) for row in report.get("rule_peers", ())]
-    sys.stdout.writelines(rule_peers.text(rows))
+    committed = baseline.read()
+    show(report, committed)
     if chosen.write_docs:
-        docs.write(report, ROOT / "docs" / "performance.md")
-    return 1 if any(case["error"] is not None for case in report["cases"]) else 0
+        kept = baseline.merged(report, committed)
+        results.write_json(kept, baseline.PATH)
+        docs.write(kept, ROOT / "docs" / "performance.md")
+    return 1 if table.failures(report["cases"]) else 0
 
 
 if __name__ == "__main__":

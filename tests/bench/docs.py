@@ -3,38 +3,61 @@ is written by people and stays."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import netmap, results
+from tests.bench import machine, sections, table
 
 BEGIN = "<!-- figures: begin (python -m tests.bench --write-docs) -->"
 END = "<!-- figures: end -->"
 
 
 def figures(report: dict[str, Any]) -> str:
-    """The generated part: what it was measured on, how, and the table."""
-    m = report["machine"]
-    failed = [c["name"] for c in report["cases"] if c["error"] is not None]
-    missed = [c["name"] for c in report["cases"] if c.get("target_met") is False]
+    """The generated part: on what and how it was measured, and the tables."""
+    cases = report["cases"]
     lines = [
         BEGIN,
-        f"{m['cpu']}, {m['cpus']} CPUs, {m['memory_gib']} GiB, {m['system']}, "
-        f"Linux {m['kernel']}; {report['date']}.",
+        *_runs(report["runs"]),
         "",
-        f"`{report['command']}`: {report['rounds']} rounds of {report['seconds']:g} s. Load "
-        f"average before {m['load_before'][0]:.1f}, after {m['load_after'][0]:.1f}.",
+        "`ratio` is how much better ours is than the subject of the row, the median of the "
+        "rounds' ratios. CPU is everything that took part, in brackets the switch's own process.",
         "",
-        results.markdown_table(results.rows(report)),
+        table.markdown(_numbered(table.rows(cases), cases, len(report["runs"]))),
     ]
+    missed = table.missed(cases)
     if missed:
-        lines += [f"Below what is wanted: {'; '.join(missed)}.", ""]
-    if failed:
-        lines += [f"Could not be measured: {'; '.join(failed)}.", ""]
+        lines += ["Below what is wanted:", "", *(f"* {what}" for what in missed), ""]
+    lines += [f"Left out: {name} ({why})." for name, why in table.left_out(cases).items()]
     lines += _forwarding(report)
-    lines += netmap.markdown([netmap.Row(**row) for row in report.get("netmap", ())])
+    for section in sections.SECTIONS:
+        lines += sections.markdown(section, report)
     lines.append(END)
     return "\n".join(lines)
+
+
+def _runs(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What each run was measured on, the oldest first."""
+    for place, run in enumerate(runs):
+        m = run["machine"]
+        yield (
+            f"{place + 1}. {run['date']}, {m['cpu']}, {m['cpus']} CPUs, {m['memory_gib']} GiB, "
+            f"{m['system']}, Linux {m['kernel']}. `{run['command']}`: {run['rounds']} rounds of "
+            f"{run['seconds']:g} s. Load average before {run['load_before'][0]:.1f}, after "
+            f"{run['load_after'][0]:.1f}; before: {machine.words(run['noise_before'])}, after: "
+            f"{machine.words(run['noise_after'])}."
+        )
+
+
+def _numbered(
+    rows: Sequence[Sequence[str]], cases: Sequence[Mapping[str, Any]], runs: int
+) -> list[list[str]]:
+    """With the number of the run, where there is more than one."""
+    if runs == 1:
+        return [list(row) for row in rows]
+    of = {case["name"]: str(case["run"] + 1) for case in cases}
+    head, *body = rows
+    return [["run", *head], *([of[row[0]], *row] for row in body)]
 
 
 def _forwarding(report: dict[str, Any]) -> list[str]:

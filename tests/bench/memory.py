@@ -10,9 +10,10 @@ of addresses.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from tests.bench import machine
 from tests.bench.cases import Sample
 from tests.bench.results import Result
 from tests.support.probes import tool
@@ -31,36 +32,36 @@ TARGETS = {("memory", 1000): 0.6, ("null", 1000): 0.6}
 RUNS_MAX = 3  # each takes nine turns of either
 
 
-def measure(wanted: Sequence[str], rounds: int, say: Callable[[str], None]) -> list[Result]:
+def measure(wanted: Sequence[str], rounds: int, say: Callable[[str], None]) -> Iterator[Result]:
     """One result for each kind of port and number of addresses, of the programs whose name
     contains one of the texts."""
-    found: list[Result] = []
     for program, name in PROGRAMS.items():
         if any(text in name for text in wanted):
             try:
-                found += _measure(program, min(rounds, RUNS_MAX), say)
+                yield from _measure(program, min(rounds, RUNS_MAX), say)
             except Exception as error:  # the other cases' figures must not be lost
                 say(f"{name}: {error!r}")
-                found.append(_empty(name, None, f"{type(error).__name__}: {error}"))
-    return found
+                yield _empty(name, None, f"{type(error).__name__}: {error}")
 
 
-def _measure(program: str, rounds: int, say: Callable[[str], None]) -> list[Result]:
+def _measure(program: str, rounds: int, say: Callable[[str], None]) -> Iterable[Result]:
     found: dict[tuple[str, int], Result] = {}
     path = tool(program)
+    noise = machine.noise()
     for number in range(rounds):
         report: dict[str, Any] = json.loads(run(path))
         for case in report["results"]:
             key = str(case["port"]), int(case["macs"])
             name = f"{PORTS[key[0]]}, {key[1]:,} MACs"
             result = found.setdefault(key, _empty(name, TARGETS.get(key)))
+            result.noise.update(noise)
             for side, field in ((OURS, "switch_ns"), (BARE, "bare_ns")):
                 ns = float(case[field])
                 result.samples[side].append(Sample(1e9 / ns, {"ns_per_frame": ns}))
             say(f"{name} {number + 1}: {case['switch_ns']} ns, bare {case['bare_ns']} ns")
-    return list(found.values())
+    return found.values()
 
 
 def _empty(name: str, target: float | None, error: str | None = None) -> Result:
     samples: dict[str, list[Sample]] = {OURS: [], BARE: []}
-    return Result(name, "frames/s", OURS, BARE, target, True, samples, error)
+    return Result(name, "frames/s", OURS, {BARE: target}, samples=samples, error=error)

@@ -1,175 +1,104 @@
-"""What a benchmark run found, and how it is written down: table, JSON, docs/performance.md."""
+"""What a case found: samples by subject, and ours beside each peer.
+
+Only neighbours are compared: round i of one subject was measured right before or after round i of
+the others, so a ratio is taken round by round, and its spread is that of the rounds' ratios.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench.cases import Sample
+from tests.bench.cases import Peers, Sample
 
 
 @dataclass(frozen=True)
 class Result:
-    """One case. `samples`: by subject, one for each round; round i of one subject was measured
-    right before or after round i of the others."""
+    """One case. ``left_out``: by subject why it has no samples; ``error``: why nobody has.
+    ``failed``: subjects that should have had some. ``noise``: the machine's, meanwhile."""
 
     name: str
     unit: str
     ours: str
-    peer: str
-    target: float | None
-    higher_is_better: bool
+    peers: Peers
+    higher_is_better: bool = True
+    limits: Mapping[str, float] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
     error: str | None = None
+    noise: dict[str, float] = field(default_factory=dict)
 
-    def ratios(self) -> list[float]:
-        """Round by round, above 1 where ours is better."""
-        pairs = zip(self.samples[self.ours], self.samples[self.peer], strict=True)
-        if self.higher_is_better:
-            return [ours.value / peer.value for ours, peer in pairs]
-        return [peer.value / ours.value for ours, peer in pairs]
+    def ratios(self, peer: str) -> list[float]:
+        """Round by round, above 1 where ours is better; a round in which the one that is divided by
+        reached nothing has none."""
+        pairs = zip(self.samples.get(self.ours, ()), self.samples.get(peer, ()), strict=False)
+        values = [(ours.value, other.value) for ours, other in pairs]
+        if not self.higher_is_better:
+            values = [(other, ours) for ours, other in values]
+        return [over / under for over, under in values if under]
+
+    def beside(self, peer: str) -> dict[str, Any] | None:
+        """The ratio and what became of its target. A peer that reached nothing is surpassed by
+        whoever reached something."""
+        if not self.samples.get(peer) or not self.samples.get(self.ours):
+            return None
+        target, ratios = self.peers[peer], self.ratios(peer)
+        if not ratios:
+            met = self.higher_is_better and any(s.value for s in self.samples[self.ours])
+            return {"median": None, "target": target, "met": None if target is None else met}
+        median = statistics.median(ratios)
+        spread = {"median": median, "min": min(ratios), "max": max(ratios)}
+        return {**spread, "target": target, "met": None if target is None else median >= target}
+
+    def limited(self) -> dict[str, dict[str, Any]]:
+        """Ours beside what is wanted of it alone."""
+        ours = self.samples.get(self.ours)
+        if not ours:
+            return {}
+        found = {"value": statistics.median(s.value for s in ours), **detail_medians(ours)}
+        return {
+            name: {"found": found[name], "most": most, "met": found[name] <= most}
+            for name, most in self.limits.items()
+        }
 
     def as_json(self) -> dict[str, Any]:
-        report: dict[str, Any] = {
+        beside = {peer: self.beside(peer) for peer in self.peers}
+        return {
             "name": self.name,
             "unit": self.unit,
             "ours": self.ours,
-            "peer": self.peer,
             "higher_is_better": self.higher_is_better,
-            "target": self.target,
             "error": self.error,
+            "left_out": self.left_out,
+            "failed": self.failed,
+            "noise": self.noise,
+            "limits": self.limited(),
+            "ratios": {peer: ratio for peer, ratio in beside.items() if ratio is not None},
             "subjects": {
                 subject: {
                     "median": statistics.median(s.value for s in samples),
                     "min": min(s.value for s in samples),
                     "max": max(s.value for s in samples),
-                    "detail_medians": _detail_medians(samples),
+                    "detail_medians": detail_medians(samples),
                     "rounds": [asdict(s) for s in samples],
                 }
                 for subject, samples in self.samples.items()
                 if samples
             },
         }
-        if self.error is None:
-            ratios = self.ratios()
-            ratio = statistics.median(ratios)
-            report["ratio"] = {"median": ratio, "min": min(ratios), "max": max(ratios)}
-            report["target_met"] = None if self.target is None else ratio >= self.target
-        return report
 
 
-def _detail_medians(samples: Sequence[Sample]) -> dict[str, float]:
+def detail_medians(samples: Sequence[Sample]) -> dict[str, float]:
     names = {name for sample in samples for name in sample.detail}
     return {
         name: statistics.median(sample.detail.get(name, 0) for sample in samples)
         for name in sorted(names)
     }
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    model = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    release = "unknown"
-    for line in Path("/etc/os-release").read_text().splitlines():
-        if line.startswith("PRETTY_NAME="):
-            release = line.partition("=")[2].strip('"')
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "cpu": model,
-        "cpus": os.cpu_count(),
-        "memory_gib": round(pages / 2**30, 1),
-        "kernel": platform.release(),
-        "system": release,
-        "load_before": list(os.getloadavg()),
-    }
-
-
-def _number(value: float, unit: str) -> str:
-    if unit == "frames/s":
-        return f"{value / 1e6:.3f} M/s" if value < 1e7 else f"{value / 1e6:.1f} M/s"
-    return f"{value:.1f} {unit}"
-
-
-def _cpu(detail: dict[str, float]) -> str:
-    """Processor time by the case's own measure; the switch's process in brackets."""
-    for unit, label in (("frame", "ns/frame"), ("kb", "ns/KB")):
-        if f"system_ns_per_{unit}" in detail:
-            own = detail[f"switch_ns_per_{unit}"]
-            text = f"{detail[f'system_ns_per_{unit}']:.0f}"
-            return f"{text} ({own:.0f}) {label}" if own else f"{text} {label}"
-    if "ns_per_frame" in detail:
-        return f"{detail['ns_per_frame']:.1f} ns/frame"
-    if "p99_us" in detail:
-        return f"p99 {detail['p99_us']:.0f} µs"
-    return ""
-
-
-def rows(report: dict[str, Any]) -> list[list[str]]:
-    """The table, header first, from as_json() reports."""
-    table = [
-        ["case", "ours", "peer", "ratio (min to max)", "wanted", "CPU ours", "CPU peer", "notes"]
-    ]
-    for case in report["cases"]:
-        if case["error"] is not None:
-            table.append([case["name"], "", "", "failed", "", "", "", case["error"]])
-            continue
-        ours = case["subjects"][case["ours"]]
-        peer = case["subjects"][case["peer"]]
-        ratio = case["ratio"]
-        target = case["target"]
-        verdict = ""
-        if target is not None:
-            verdict = f">= {target:.2f} {'met' if case['target_met'] else 'MISSED'}"
-        table.append(
-            [
-                case["name"],
-                _number(ours["median"], case["unit"]),
-                _number(peer["median"], case["unit"]),
-                f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
-                verdict,
-                _cpu(ours["detail_medians"]),
-                _cpu(peer["detail_medians"]),
-                _notes(ours["detail_medians"], peer["detail_medians"]),
-            ]
-        )
-    return table
-
-
-def _notes(ours: dict[str, float], peer: dict[str, float]) -> str:
-    notes = []
-    if "retransmits" in ours:
-        notes.append(f"retransmits {ours['retransmits']:.0f} / {peer['retransmits']:.0f}")
-    if "offered_frames_per_s" in ours:
-        offered = ours["offered_frames_per_s"]
-        notes.append(f"offered {offered / 1e6:.2f} M/s")
-    for name in ("duplicates", "reordered"):
-        if ours.get(name):
-            notes.append(f"{name} {ours[name]:.0f}")
-    return ", ".join(notes)
-
-
-def text_table(table: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def markdown_table(table: Sequence[Sequence[str]]) -> str:
-    head, *body = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n".join([head, "|" + "---|" * len(table[0]), *body]) + "\n"
 
 
 def write_json(report: dict[str, Any], path: Path) -> None:

@@ -1,19 +1,24 @@
 """What is measured: switches that stand between two hosts, each in namespaces of its own.
 
-All subjects of a run stand side by side, so that a measurement can alternate between them; one
-that is not being measured is idle and costs nothing.
+The subjects of a case stand side by side, so that a measurement can alternate between them; one
+that is not being measured is idle and costs nothing: what would poll is stopped meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 from tests.support.appliance import Appliance
 from tests.support.probes import threads_cpu_ns
 from tests.support.topology import Topology, linux_bridge, run
+
+# Before a command: it ends with this program, however that ends.
+BOUND = ("setpriv", "--pdeathsig", "KILL")
 
 
 def set_realtime(pid: int) -> None:
@@ -30,6 +35,7 @@ class Subject:
     sends."""
 
     name: str
+    completes_checksums = True  # of frames whose sender left that to an interface
 
     def __init__(self, net: Topology | None = None) -> None:
         self.net = Topology(hosts=2) if net is None else net
@@ -51,6 +57,24 @@ class Subject:
         """Sets up what forwards; the stack is unwound before the network goes."""
         raise NotImplementedError
 
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[Self]:
+        """While it is measured."""
+        yield self
+
+    @contextlib.contextmanager
+    def sound(self) -> Iterator[None]:
+        """While its hosts speak IP: where the switch leaves checksums and segments undone, the
+        hosts complete them themselves, or nothing would be understood."""
+        ends = (
+            [] if self.completes_checksums else zip(self.net.hosts, self.net.host_ifs, strict=True)
+        )
+        with contextlib.ExitStack() as stack:
+            for host, ifname in ends:
+                self.net.run(host, "ethtool", "-K", ifname, "tx", "off")
+                stack.callback(self.net.run, host, "ethtool", "-K", ifname, "tx", "on")
+            yield
+
     def pids(self) -> list[int]:
         """The processes that forward frames."""
         return []
@@ -62,6 +86,40 @@ class Subject:
     def drops(self) -> dict[str, int]:
         """Frames the switch counted as dropped so far, by reason."""
         return {}
+
+
+class ProcessSubject(Subject):
+    """A switch that is one process, stopped (SIGSTOP) while it is not measured: it may poll."""
+
+    _pid: int | None = None
+
+    def polls(self, pid: int) -> None:
+        """To be told by join() when it forwards."""
+        self._pid = pid
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._signal(signal.SIGSTOP)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._signal(signal.SIGCONT)  # or it would not end
+        super().__exit__(*error)
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[Self]:
+        self._signal(signal.SIGCONT)
+        try:
+            yield self
+        finally:
+            self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: int) -> None:
+        if self._pid is not None:
+            os.kill(self._pid, number)
+
+    def pids(self) -> list[int]:
+        return [] if self._pid is None else [self._pid]
 
 
 class Plain(Subject):
@@ -94,16 +152,21 @@ class Bridge(Subject):
 
 
 class Ours(Subject):
-    """The whole appliance between two packet sockets on veth ends."""
+    """The whole appliance between ports of one kind on veth ends."""
 
-    name = "vswitch af_packet"
-
-    def __init__(self, net: Topology | None = None) -> None:
+    def __init__(self, net: Topology | None = None, kind: str = "af_packet") -> None:
         super().__init__(net)
+        self.name = f"vswitch {kind}"
         self.appliances: list[Appliance] = []
+        self._kind = kind
 
     def join(self, stack: contextlib.ExitStack) -> None:
-        self.start(stack, self.net.switch).bridge("br0", *self.net.switch_ifs)
+        switch = self.start(stack, self.net.switch)
+        switch.put_bridge("br0")
+        ports = [f"p{number}" for number in range(len(self.net.switch_ifs))]
+        for port, ifname in zip(ports, self.net.switch_ifs, strict=True):
+            switch.put_port(port, "br0", {"type": self._kind, "ifname": ifname})
+        switch.wait_ports(*ports)
 
     def start(self, stack: contextlib.ExitStack, netns: str) -> Appliance:
         """One more appliance, in that namespace."""

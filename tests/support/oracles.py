@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from tests.support.topology import Topology, linux_bridge, run, wait_until
 
@@ -113,6 +113,7 @@ class OpenVSwitch:
 
     name = "ovs"
     program = "ovs-vswitchd"
+    prefix: tuple[str, ...] = ()  # of the command that starts each process
 
     def __init__(self, net: Topology, vlans: Sequence[PortVlan] | None = None) -> None:
         self._net = net
@@ -122,7 +123,7 @@ class OpenVSwitch:
         self._control: socket.socket | None = None
         self._next_id = 0
 
-    def __enter__(self) -> OpenVSwitch:
+    def __enter__(self) -> Self:
         self._dir = Path(tempfile.mkdtemp(prefix="ovs-oracle-"))
         try:
             self._start(self._dir)
@@ -138,6 +139,7 @@ class OpenVSwitch:
             "OVS_RUNDIR": str(home),
             "OVS_LOGDIR": str(home),
             "OVS_DBDIR": str(home),
+            "RUNTIME_DIRECTORY": str(home),  # DPDK's, in place of /var/run/dpdk
         }
         run("ovsdb-tool", "create", str(home / "conf.db"), str(OVS_SCHEMA))
         quiet = ("-vconsole:off", "-vsyslog:off", "-vfile:warn", f"--log-file={home}/log")
@@ -149,7 +151,10 @@ class OpenVSwitch:
             (self.program, f"unix:{home}/db.sock", f"--unixctl={home}/vs.ctl", *quiet),
         ):
             process = self._net.start(
-                self._net.switch, *argv, stdout=subprocess.DEVNULL, env=env, cwd=home
+                *(self._net.switch, *self.prefix, *argv),
+                stdout=subprocess.DEVNULL,
+                env=env,
+                cwd=home,
             )
             self._processes.append(process)
             sock = home / ("db.sock" if argv[0] == "ovsdb-server" else "vs.ctl")

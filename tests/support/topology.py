@@ -166,6 +166,7 @@ class Topology:
         self,
         netns: str | None,
         *argv: str,
+        stdin: int | None = None,
         stdout: int | IO[Any] = subprocess.PIPE,
         stderr: int | IO[Any] | None = None,
         env: dict[str, str] | None = None,
@@ -174,7 +175,7 @@ class Topology:
         """Starts a command, in a namespace or here; it is ended when the block is left."""
         command = argv if netns is None else ("ip", "netns", "exec", netns, *argv)
         process = subprocess.Popen(
-            command, stdout=stdout, stderr=stderr, env=env, cwd=cwd, text=True
+            command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, text=True
         )
         self._processes.append(process)
         return process
