@@ -26,6 +26,9 @@ def _parser() -> argparse.ArgumentParser:
     keeper.add_argument(
         "--extmem-dir", type=Path, help="where files for netmap's @extmem may be; default: nowhere"
     )
+    keeper.add_argument(
+        "--af-xdp", action="store_true", help="allow af_xdp ports: keep BPF and IPC_LOCK"
+    )
     keeper.add_argument("--limit", action="append", default=[], metavar="NAME=VALUE")
     forwarder = roles.add_parser("forwarder", help="internal: the keeper starts it")
     forwarder.add_argument("--channel-fd", type=int, required=True)
@@ -64,6 +67,7 @@ def _keeper(args: argparse.Namespace) -> int:
             policy=Policy(tuple(args.allow) or ("*",), tuple(args.deny)),
             limits=limits,
             extmem_directory=args.extmem_dir,
+            af_xdp=args.af_xdp,
         )
         return Keeper(config, rundir).run()
     except RunDirError as error:

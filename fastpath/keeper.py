@@ -96,6 +96,7 @@ class Config:
     policy: Policy = field(default_factory=Policy)
     limits: dict[str, int] = field(default_factory=lambda: dict(DEFAULT_LIMITS))
     extmem_directory: Path | None = None
+    af_xdp: bool = False
 
 
 class CrashLoop:
@@ -134,7 +135,11 @@ class Keeper:
         pcap = config.data_directory / "pcap"
         _make_pcap_directory(pcap, config.control_gid)
         self._opener = Opener(
-            config.policy, pcap, config.run_directory, extmem_directory=config.extmem_directory
+            config.policy,
+            pcap,
+            config.run_directory,
+            extmem_directory=config.extmem_directory,
+            af_xdp=config.af_xdp,
         )
         self._port_types = self._opener.port_types()
         self._selector = selectors.EpollSelector()
@@ -161,7 +166,8 @@ class Keeper:
         """Until SIGTERM or SIGINT."""
         rights.take_precedence(rights.NICE)
         native.port_prepare()
-        native.sandbox_limit(sum(1 << capability for capability in rights.KEEPER))
+        kept = rights.KEEPER + (rights.KEEPER_XDP if self._config.af_xdp else ())
+        native.sandbox_limit(sum(1 << capability for capability in kept))
         self._rundir.write_pid("keeper", os.getpid())
         wake = self._catch_signals()
         self._selector.register(self._monitor, selectors.EVENT_READ, lambda _: self._links())

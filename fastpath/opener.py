@@ -12,6 +12,7 @@ import fnmatch
 import hashlib
 import os
 import re
+import resource
 import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +24,14 @@ from fastpath.check import OPTION_BYTES_MAX, OPTIONS_MAX
 from fastpath.devices import DeviceError
 
 VETH = "veth"
+AF_XDP = "af_xdp"
 NETMAP = "netmap"
 VALE = "vale"
 VETH_OPTIONS = ("name", "peer", "netns")
 # Which option of a type names a kernel interface.
 INTERFACE_OPTIONS = {
     "af_packet": ("ifname",),
+    AF_XDP: ("ifname",),
     "tap": ("name",),
     "tun": ("name",),
     VETH: ("name", "peer"),
@@ -37,6 +40,12 @@ INTERFACE_OPTIONS = {
 NUMBERED_TYPES = ("tap", "tun")  # "name" may end in %d
 RESERVED_OPTIONS = ("directory",)
 ALWAYS_DENIED = ("lo",)
+FAMILY_XDP = 44  # linux/socket.h; the socket module has no name for it
+XDP_LOCKED_BYTES = 16 * 12 << 20  # what a port locks at most, 12 MB a queue
+XDP_NOT_ALLOWED = (
+    "af_xdp ports are not allowed here: they need the capabilities BPF and IPC_LOCK, which "
+    "`vswitch serve --af-xdp` lets the keeper have"
+)
 
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _NUMBERED = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,11}%d")  # the kernel says which
@@ -82,6 +91,7 @@ class Opener:
     run_directory: Path
     types: tuple[str, ...] = field(default_factory=native.port_types)
     extmem_directory: Path | None = None  # of files that may be netmap's memory
+    af_xdp: bool = False  # ports of this type are allowed
 
     @property
     def owner(self) -> str:
@@ -92,6 +102,7 @@ class Opener:
         """Each type with "" when it works here, else the sentence that says why not."""
         checks = {
             "af_packet": _packet_socket,
+            AF_XDP: self._xdp,
             "tap": _tun_device,
             "tun": _tun_device,
             "pcap": self._pcap_directory,
@@ -186,6 +197,8 @@ class Opener:
     def _check(self, type: str, options: Mapping[str, str]) -> None:
         if type not in self.types and not (type == VETH and "af_packet" in self.types):
             raise OpenError("PORT_TYPE_UNKNOWN", f"there is no port type {type!r} here")
+        if type == AF_XDP and not self.af_xdp:
+            raise OpenError("PRIVILEGE", XDP_NOT_ALLOWED)
         if len(options) > OPTIONS_MAX:
             raise OpenError("INVALID", f"{len(options)} options are too many")
         for name, value in options.items():
@@ -237,6 +250,9 @@ class Opener:
             return ""
         return f"the keeper may not read and write {self.pcap_directory}"
 
+    def _xdp(self) -> str:
+        return _xdp_socket() if self.af_xdp else XDP_NOT_ALLOWED
+
 
 def _code(error: native.NativeError) -> str:
     """Whatever the driver calls it, a missing capability has one name."""
@@ -252,6 +268,22 @@ def _packet_socket() -> str:
         if error.errno == errno.EPERM:
             return "packet sockets need the capability NET_RAW"
         return f"packet sockets do not work here: {error.strerror}"
+    return ""
+
+
+def _xdp_socket() -> str:
+    needed = {"NET_RAW": rights.CAP_NET_RAW, "NET_ADMIN": rights.CAP_NET_ADMIN}
+    needed |= {"BPF": rights.CAP_BPF}
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft not in (resource.RLIM_INFINITY, -1) and soft < XDP_LOCKED_BYTES:
+        needed |= {"IPC_LOCK": rights.CAP_IPC_LOCK}
+    if missing := [name for name, number in needed.items() if not rights.may(number)]:
+        several = "capabilities" if len(missing) > 1 else "capability"
+        return f"AF_XDP sockets and their program need the {several} {', '.join(missing)}"
+    try:
+        socket.socket(FAMILY_XDP, socket.SOCK_RAW, 0).close()
+    except OSError as error:
+        return f"AF_XDP sockets do not work here: {error.strerror}"
     return ""
 
 

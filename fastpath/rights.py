@@ -12,7 +12,9 @@ CAP_SETUID = 7
 CAP_SETPCAP = 8
 CAP_NET_ADMIN = 12
 CAP_NET_RAW = 13
+CAP_IPC_LOCK = 14
 CAP_SYS_NICE = 23
+CAP_BPF = 39
 
 # Of keeper and forwarder's control thread: they sleep until somebody died or asks.
 NICE = -10
@@ -33,6 +35,8 @@ KEEPER = (
     CAP_NET_RAW,
     CAP_SYS_NICE,
 )
+# And, where af_xdp ports are allowed, their program and their memory.
+KEEPER_XDP = (CAP_BPF, CAP_IPC_LOCK)
 
 
 def may(capability: int) -> bool:

@@ -21,7 +21,7 @@ INCLUDE = re.compile(r'^#include "([^"]+)"', re.MULTILINE)
 # Lowest first. A file sees its own layer and those below it.
 LAYERS = (
     {"error", "frame", "flow_key", "huge", "ring", "lane", "stats", "offload", "checksum", "cbpf"}
-    | {"netmap_abi", "portspec", "overlay_wire", "vxlan_wire"}
+    | {"netdev", "netmap_abi", "portspec", "overlay_wire", "vxlan_wire"}
     | {"rule", "rule_counters"},
     {"parse", "vlan", "fdb", "overlay_inner", "neighbor", "neighbor_table", "monitor"}
     | {"fdb_map", "fdb_view", "pair_books"}

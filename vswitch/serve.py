@@ -64,6 +64,7 @@ class Options:
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     extmem_dir: Path | None = None
+    af_xdp: bool = False
     limits: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -99,6 +100,7 @@ def options(
     allow: tuple[str, ...] = (),
     deny: tuple[str, ...] = (),
     extmem_dir: Path | None = None,
+    af_xdp: bool = False,
 ) -> Options:
     """Paths made absolute, users looked up; ServeError says what is wrong."""
     return Options(
@@ -110,6 +112,7 @@ def options(
         allow=allow,
         deny=deny,
         extmem_dir=extmem_dir.absolute() if extmem_dir else None,
+        af_xdp=af_xdp,
         limits=_limits(),
     )
 
@@ -242,6 +245,8 @@ def children(opts: Options) -> tuple[Child, Child]:
         keeper += ["--deny", pattern]
     if opts.extmem_dir:
         keeper += ["--extmem-dir", str(opts.extmem_dir)]
+    if opts.af_xdp:
+        keeper += ["--af-xdp"]
     for name, value in opts.limits.items():
         keeper += ["--limit", f"{name}={value}"]
     if opts.control:

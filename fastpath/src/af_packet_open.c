@@ -12,14 +12,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_ether.h>
-#include <net/if.h>
-#include <net/if_arp.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include "netdev.h"
 
 int af_set_u32(int fd, int level, int option, const char *what, uint32_t value, struct error *err)
 {
@@ -57,27 +56,11 @@ static int socket_bind(int fd, uint32_t ifindex, uint16_t protocol, struct error
 /* Index and MTU of an Ethernet interface. */
 static int interface_find(const char *ifname, struct af_opened *opened, struct error *err)
 {
-	struct ifreq request = {0};
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	int rc = 0;
+	struct netdev found;
+	int rc = netdev_find("af_packet", ifname, &found, err);
 
-	if (fd < 0)
-		return error_set(err, errno, "af_packet: socket: %s", strerror(errno));
-	memcpy(request.ifr_name, ifname, strlen(ifname));
-	if (ioctl(fd, SIOCGIFINDEX, &request)) {
-		rc = error_named(err, ENODEV, "IFACE_NOT_FOUND",
-				 "af_packet: there is no interface %s", ifname);
-		goto close_fd;
-	}
-	opened->ifindex = (uint32_t)request.ifr_ifindex;
-	if (ioctl(fd, SIOCGIFHWADDR, &request) || request.ifr_hwaddr.sa_family != ARPHRD_ETHER) {
-		rc = error_named(err, EINVAL, "NOT_ETHERNET",
-				 "af_packet: %s is no Ethernet interface", ifname);
-		goto close_fd;
-	}
-	opened->mtu = ioctl(fd, SIOCGIFMTU, &request) ? 1500 : (uint32_t)request.ifr_mtu;
-close_fd:
-	close(fd);
+	opened->ifindex = found.ifindex;
+	opened->mtu = found.mtu;
 	return rc;
 }
 

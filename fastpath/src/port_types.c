@@ -4,6 +4,7 @@
 #include "port.h"
 
 extern const struct port_ops port_af_packet_ops;
+extern const struct port_ops port_af_xdp_ops;
 extern const struct port_ops port_client_ops;
 extern const struct port_ops port_memory_ops;
 extern const struct port_ops port_monitor_ops;
@@ -18,9 +19,9 @@ extern const struct port_ops port_vale_nic_ops;
 extern const struct port_ops port_vxlan_ops;
 
 static const struct port_ops *const port_types[] = {
-    &port_af_packet_ops, &port_client_ops,   &port_memory_ops, &port_monitor_ops, &port_netmap_ops,
-    &port_null_ops,	 &port_pcap_ops,     &port_pipe_ops,   &port_tap_ops,	  &port_tun_ops,
-    &port_udp_ops,	 &port_vale_nic_ops, &port_vxlan_ops,
+    &port_af_packet_ops, &port_af_xdp_ops, &port_client_ops,   &port_memory_ops, &port_monitor_ops,
+    &port_netmap_ops,	 &port_null_ops,   &port_pcap_ops,     &port_pipe_ops,	 &port_tap_ops,
+    &port_tun_ops,	 &port_udp_ops,	   &port_vale_nic_ops, &port_vxlan_ops,
 };
 
 enum { PORT_TYPES = sizeof(port_types) / sizeof(port_types[0]) };

@@ -35,6 +35,7 @@ from tests.support.rigs import (
     AfPacketV3Rig,
     AfPacketV3RingRig,
     AfPacketV34Rig,
+    AfXdp4Rig,
     NetdevRig,
     PcapRig,
     Rig,
@@ -258,7 +259,9 @@ def affinity_of(name: str) -> set[int] | None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("kind", [Tap4Rig, AfPacket4Rig, AfPacketV34Rig, Pipe4Rig, Client4Rig])
+@pytest.mark.parametrize(
+    "kind", [Tap4Rig, AfPacket4Rig, AfPacketV34Rig, AfXdp4Rig, Pipe4Rig, Client4Rig]
+)
 def test_N8_a_thread_for_each_queue(
     kind: Callable[[Path], Rig], switch: Switch, inside: Attached, tmp_path: Path
 ) -> None:

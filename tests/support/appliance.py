@@ -62,8 +62,9 @@ class Appliance:
     start_s = 30.0  # an emulated processor needs more
     request_s = 15.0
 
-    def __init__(self, net: Topology, netns: str | None) -> None:
+    def __init__(self, net: Topology, netns: str | None, arguments: Sequence[str] = ()) -> None:
         self._net = net
+        self._arguments = tuple(arguments)
         self._netns = netns
         self._home: Path | None = None
         self._serve: subprocess.Popen[str] | None = None
@@ -104,6 +105,7 @@ class Appliance:
                 *(sys.executable, "-m", "vswitch", "serve"),
                 *("--listen", f"unix:{self.home}/run/api.sock"),
                 *("--data-dir", f"{self.home}/data", "--run-dir", f"{self.home}/run"),
+                *self._arguments,
                 stdout=log,
                 stderr=log,
             )

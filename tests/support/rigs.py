@@ -178,7 +178,7 @@ class AfPacketRig(NetdevRig):
 
     def open(self, options: Mapping[str, str] = {}) -> Attached:
         wanted = {"ifname": self.net.switch_ifs[0], **self.options, **options}
-        self.port = in_netns(self.net.switch, lambda: acquire("p1", "af_packet", wanted))
+        self.port = in_netns(self.net.switch, lambda: acquire("p1", self.type, wanted))
         return self.port
 
     def link(self, up: bool) -> None:
@@ -230,6 +230,28 @@ class AfPacket4Rig(AfPacketRig):
 
 class AfPacketV34Rig(AfPacketRig):
     options: ClassVar[Mapping[str, str]] = {"version": "3", "queues": "4"}
+
+
+class AfXdpRig(AfPacketRig):
+    type = "af_xdp"
+
+
+class AfXdp4Rig(AfXdpRig):
+    """A pair of four queues in each direction; the sender's stack spreads flows over them."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.peer.close()
+        (ours,), (theirs,) = self.net.switch_ifs, self.net.host_ifs
+        run("ip", "-n", self.net.switch, "link", "delete", ours)
+        queues = ("mtu", str(MTU), "numrxqueues", "4", "numtxqueues", "4")
+        run(
+            *("ip", "-n", self.net.switch, "link", "add", ours, *queues, "type", "veth"),
+            *("peer", "name", theirs, *queues, "netns", self.net.hosts[0]),
+        )
+        run("ip", "-n", self.net.switch, "link", "set", ours, "up")
+        run("ip", "-n", self.net.hosts[0], "link", "set", theirs, "up")
+        self.peer = HostPort(self.net.hosts[0], theirs)
 
 
 class TapRig(NetdevRig):
@@ -410,6 +432,7 @@ NETDEV_RIGS: dict[str, Callable[[Path], NetdevRig]] = {
     "af_packet-v2-ring": AfPacketV2RingRig,
     "af_packet-v3": AfPacketV3Rig,
     "af_packet-v3-ring": AfPacketV3RingRig,
+    "af_xdp": AfXdpRig,
     "tap": TapRig,
     "tun": TunRig,
     "udp": UdpRig,

@@ -289,8 +289,10 @@ def test_the_keeper_is_told_what_it_may_open(tmp_path: Path) -> None:
         allow=("veth-*", "eth1"),
         deny=("veth-x",),
         extmem_dir=tmp_path / "huge",
+        af_xdp=True,
     )
     keeper, _ = serve.children(options)
     line = " ".join(keeper.command)
+    assert line.count("--af-xdp") == 1
     assert "--allow veth-* --allow eth1 --deny veth-x" in line
     assert f"--extmem-dir {tmp_path / 'huge'}" in line

@@ -36,6 +36,14 @@ def serve(
     extmem_dir: Annotated[
         Path | None, typer.Option(help="files for netmap's @extmem lie here; default: nowhere")
     ] = None,
+    af_xdp: Annotated[
+        bool,
+        typer.Option(
+            "--af-xdp",
+            envvar="VSWITCH_AF_XDP",
+            help="allow af_xdp ports: the keeper keeps BPF and IPC_LOCK",
+        ),
+    ] = False,
 ) -> None:
     """Run the appliance: keeper, forwarder and control plane, until SIGTERM or Ctrl-C."""
     # Imported here: it is not needed to talk to an appliance that runs already.
@@ -51,6 +59,7 @@ def serve(
             allow=tuple(allow or ()),
             deny=tuple(deny or ()),
             extmem_dir=extmem_dir,
+            af_xdp=af_xdp,
         )
         supervisor.run(options)
     except supervisor.ServeError as error:

@@ -265,6 +265,22 @@ class AfPacket(_Backend):
         return super().options() | {member: self.program(member) for member in self.filters()}
 
 
+class AfXdp(_Backend):
+    """An existing interface of the host, through AF_XDP sockets: an XDP program brings each
+    frame before the host's stack to the switch. It is there as long as the port is."""
+
+    type: Literal["af_xdp"]
+    ifname: InterfaceName
+    queues: Queues | None = Field(
+        None,
+        description="How many of the interface's receive queues, from the first on, are the "
+        "port's; null: all (16 at most). Frames of the others go to the host's stack.",
+    )
+
+    def devices(self) -> tuple[str, ...]:
+        return (self.ifname,)
+
+
 class Tap(_Backend):
     """A TAP interface that the port makes; the host or a virtual machine is on the other side."""
 
@@ -547,6 +563,7 @@ Backend = TypeAliasType(
     "Backend",
     Annotated[
         AfPacket
+        | AfXdp
         | Tap
         | Tun
         | Veth
@@ -564,6 +581,7 @@ Backend = TypeAliasType(
 )
 TYPES: tuple[str, ...] = (
     "af_packet",
+    "af_xdp",
     "tap",
     "tun",
     "veth",

@@ -11,7 +11,18 @@ from pathlib import Path
 
 from fastpath.protocol import PortState
 from vswitch.kinds import Configuration
-from vswitch.kinds.backends import TYPES, AfPacket, Monitor, Netmap, Pcap, Pipe, Tap, Tun, Veth
+from vswitch.kinds.backends import (
+    TYPES,
+    AfPacket,
+    AfXdp,
+    Monitor,
+    Netmap,
+    Pcap,
+    Pipe,
+    Tap,
+    Tun,
+    Veth,
+)
 from vswitch.kinds.port import PortSpec
 from vswitch.services.interfaces import Interface
 from vswitch.services.netmap import interface_hurdles, memory_hurdles
@@ -196,7 +207,7 @@ def _tunnel(name: str, configuration: Configuration, view: View) -> Iterator[Fin
 
 def _port(name: str, spec: PortSpec, view: View) -> Iterator[Finding]:
     backend, where = spec.backend, f"ports/{name}"
-    if isinstance(backend, AfPacket):
+    if isinstance(backend, AfPacket | AfXdp):
         interface = Interface(backend.ifname)
         if not interface.exists():
             yield _no_interface(where, backend.ifname)
