@@ -179,10 +179,8 @@ class Applier:
         record = Record(delta.revision, delta.hash, self.generation, delta.upserts, delta.deletes)
         self._append(record)
         self.revision, self.hash = delta.revision, delta.hash
-        rules = self._want(delta.upserts, delta.deletes)
-        gone = [key for key in delta.deletes if key.partition("/")[0] in rule_sets.KINDS]
-        self.rules.want(rules, gone)
-        if len(rules) + len(gone) < len(delta.upserts) + len(delta.deletes):
+        of_rules = self._want_all(delta.upserts, delta.deletes)
+        if of_rules < len(delta.upserts) + len(delta.deletes):
             self._then_reconcile = True
             self._live.lost &= self.wanted.ports.keys()
             self._place()
@@ -210,6 +208,13 @@ class Applier:
         if then:
             self.reconcile()
         self._save()
+
+    def _want_all(self, upserts: Collection[WireObject], deletes: Collection[str]) -> int:
+        """Take note of these; returns how many are about rules."""
+        rules = self._want(upserts, deletes)
+        gone = [key for key in deletes if key.partition("/")[0] in rule_sets.KINDS]
+        self.rules.want(rules, gone)
+        return len(rules) + len(gone)
 
     def _want(
         self, upserts: Iterable[WireObject], deletes: Iterable[str]
@@ -261,6 +266,10 @@ class Applier:
         for name in ports:
             with contextlib.suppress(NativeError):
                 self._slot(self.port_slots, name, self._limits["ports_max"], "ports")
+        self._place_rules()
+
+    def _place_rules(self) -> None:
+        bridges, ports = self.wanted.bridges, self.wanted.ports
         self.rules.place(
             {name: self.port_slots[name] for name in ports if name in self.port_slots},
             {name: self.bridge_slots[name] for name in bridges if name in self.bridge_slots},
@@ -310,6 +319,29 @@ class Applier:
         self.find_lost()
         self.reconcile()
 
+    # --- before there is anything to apply it to: a standby (fastpath.rehearsal) -----------------
+
+    def rehearse(self) -> None:
+        """Want the rules of a predecessor that lives; kept sets are none of the successor's then.
+
+        It may not save, so nothing gets a number but by the predecessor.
+        """
+        _, rules = self._left
+        self._left = ((), ())
+        self._place_rules()
+        self.rules.want(rules, ())
+
+    def follow(self, record: Record) -> None:
+        """The predecessor changed that; after :meth:`rehearse`."""
+        self.revision, self.hash = record.revision, record.hash
+        self.generation = max(self.generation, record.generation)
+        self._want_all(record.upserts, [key for key in record.deletes if key in self.objects])
+        if record.bridge_slots is not None:
+            self.bridge_slots = dict(record.bridge_slots)
+        if record.port_slots is not None:
+            self.port_slots = dict(record.port_slots)
+        self._place_rules()
+
     # --- the keeper's answers and news; the caller reconciles when it has told all --------------
 
     def adopt(self, held: dict[str, HeldPort], tables: dict[str, int]) -> None:
@@ -317,12 +349,14 @@ class Applier:
         self.held = held
         self.tables.fds = tables
         kept, rules = self._left
-        self.rules.place(dict(self.port_slots), dict(self.bridge_slots))  # of what is held, too
-        self.rules.restore(kept)
+        if kept:  # they may name what is held and wanted no more
+            self.rules.place(dict(self.port_slots), dict(self.bridge_slots))
+            self.rules.restore(kept)
         self._place()
         self.rules.want(rules, ())
         while self.rules.busy:
             self.rules.step()
+        self.rules.expire()
         self.rules.publish()
         self.reconcile()
         self._keep_sets()

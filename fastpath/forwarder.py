@@ -1,15 +1,17 @@
 """The forwarder: first a warm standby, then the process that moves frames.
 
 A standby has imported, mapped and dropped everything it can before it waits: after that no path
-is needed and none can be opened. It ends when its keeper does. Promoted by ``Adopt`` it reads the
-applied configuration from the state memory, goes on with the fds it was given and needs neither
-keeper nor control plane to keep frames flowing; a new keeper comes in by the handover socket.
+is needed and none can be opened. It ends when its keeper does. While it waits it follows the
+applied configuration in the state memory (rehearsal.py). Promoted by ``Adopt`` it goes on with the
+fds it was given and needs neither keeper nor control plane to keep frames flowing; a new keeper
+comes in by the handover socket.
 """
 
 from __future__ import annotations
 
 import contextlib
 import encodings.idna  # noqa: F401  what the interpreter would import later, from paths gone by then
+import gc
 import linecache  # noqa: F401
 import logging
 import os
@@ -19,11 +21,11 @@ import signal
 import socket
 import time
 import traceback  # noqa: F401
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from fastpath import channel, client_sessions, connections, native, rights
-from fastpath.apply import Applier, HeldPort
+from fastpath.apply import HeldPort
 from fastpath.channel import Channel, ChannelClosed, ChannelError, Packet, close_all
 from fastpath.client_sessions import Left
 from fastpath.clients import Clients
@@ -40,6 +42,7 @@ from fastpath.regions import (
     STATS,
     StateStore,
 )
+from fastpath.rehearsal import Rehearsal
 from fastpath.rule_report import LOG_S
 from fastpath.server import Facts, Identity, Server
 
@@ -64,13 +67,17 @@ class _Inbox:
         self._keeper = keeper
         self._packets: Iterator[Packet] = iter(())
 
-    def get(self) -> Packet:
-        """The next packet; ChannelClosed when the keeper is gone."""
+    def get(self, rehearsal: Rehearsal | None = None) -> Packet:
+        """The next packet, with a rehearsal until then; ChannelClosed: the keeper is gone."""
         while True:
             for packet in self._packets:
                 return packet
-            select.select([self._keeper], [], [])
-            self._packets = self._keeper.receive()
+            wait_s = rehearsal.wait_s if rehearsal is not None else None
+            readable, _, _ = select.select([self._keeper], [], [], wait_s)
+            if readable:
+                self._packets = self._keeper.receive()
+            elif rehearsal is not None:
+                rehearsal.work()
 
 
 def run(channel_fd: int) -> int:
@@ -80,28 +87,29 @@ def run(channel_fd: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the keeper's business
     try:
         prepare, regions = _prepare(inbox)
-        store = StateStore(regions[STATE])
-        store.load()
+        rehearsal = _rehearsal(regions, prepare.limits)
         identity_build = build()
         wake = _wake()
         with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
             comm.write("vswitch-fwd")
-        rights.take_precedence(rights.NICE)
+        rights.keep_precedence()
         native.sandbox_drop(prepare.uid, prepare.gid)
         native.sandbox_enter()
         keeper.send(channel.Ready(os.getpid()))
-        adopt, held, links, left = _wait(inbox, regions)
+        adopt, held, links, left = _wait(inbox, regions, rehearsal)
     except ChannelClosed:
         log.info("the keeper of this standby is gone")
         return 0
     started = time.monotonic()
+    gc.disable()  # until frames flow
     facts = Facts(
         adopt.port_types,
         prepare.limits,
         {link.ifindex: link.name for link in links if not link.gone},
     )
-    forwarder = Forwarder(keeper, prepare, adopt, regions, store, facts, identity_build)
+    forwarder = Forwarder(keeper, prepare, adopt, regions, rehearsal, facts, identity_build)
     forwarder.start(held, left)
+    gc.enable()
     log.info("forwarding %d ports after %.1f ms", len(held), (time.monotonic() - started) * 1000)
     return forwarder.loop(wake)
 
@@ -113,6 +121,28 @@ def _wake() -> socket.socket:
         end.setblocking(False)
     signal.set_wakeup_fd(write.detach())
     return read
+
+
+def _rehearsal(regions: Mapping[str, int], limits: dict[str, int]) -> Rehearsal:
+    """With engines in the memories that outlive a forwarder."""
+
+    def engine() -> Engine:
+        made = Engine(
+            ports_max=limits["ports_max"],
+            bridges_max=limits["bridges_max"],
+            workers_max=limits["workers_max"],
+            stats_fd=regions[STATS],
+            spin_us=limits["spin_us"],
+            sets_max=limits["sets_max"],
+            rules_max=limits["rules_max"],
+            policers_max=limits["policers_max"],
+            connections_max=limits["connections_max"],
+            conntrack_fd=regions[CONNTRACK],
+        )
+        ConnectionTable(made).set(connections.settings(limits))
+        return made
+
+    return Rehearsal(StateStore(regions[STATE]), limits, engine)
 
 
 def _prepare(inbox: _Inbox) -> tuple[channel.Prepare, dict[str, int]]:
@@ -129,13 +159,15 @@ def _prepare(inbox: _Inbox) -> tuple[channel.Prepare, dict[str, int]]:
 
 
 def _wait(
-    inbox: _Inbox, regions: dict[str, int]
+    inbox: _Inbox, regions: dict[str, int], rehearsal: Rehearsal
 ) -> tuple[channel.Adopt, dict[str, HeldPort], list[channel.Link], list[Left]]:
     held: dict[str, HeldPort] = {}
     sessions: list[Left] = []
     links: list[channel.Link] = []
+    first: Rehearsal | None = rehearsal
     while True:
-        packet = inbox.get()
+        packet = inbox.get(first)
+        first = None  # the rest is on its way
         match packet.message:
             case channel.Region(name):
                 regions[name] = packet.fds[0]
@@ -164,7 +196,7 @@ class Forwarder:
         prepare: channel.Prepare,
         adopt: channel.Adopt,
         regions: dict[str, int],
-        store: StateStore,
+        rehearsal: Rehearsal,
         facts: Facts,
         build: str,
     ) -> None:
@@ -190,24 +222,9 @@ class Forwarder:
         self._answers_due = 0.0
         self._log_due = 0.0
         limits = prepare.limits
-        self._engine = Engine(
-            ports_max=limits["ports_max"],
-            bridges_max=limits["bridges_max"],
-            workers_max=limits["workers_max"],
-            stats_fd=regions[STATS],
-            recover=adopt.recover,
-            spin_us=limits["spin_us"],
-            sets_max=limits["sets_max"],
-            rules_max=limits["rules_max"],
-            policers_max=limits["policers_max"],
-            connections_max=limits["connections_max"],
-            conntrack_fd=regions[CONNTRACK],
-        )
-        ConnectionTable(self._engine).set(connections.settings(limits))
         self._server: Server | None = None
-        self._applier = Applier(
-            self._engine, store, store.load(), limits, self._to_keeper, self._notify
-        )
+        rehearsal.outside.send, rehearsal.outside.notify = self._to_keeper, self._notify
+        self._engine, self._applier = rehearsal.perform(recover=adopt.recover)
         self._identity = Identity(
             build=build,
             epoch=os.urandom(8).hex(),

@@ -164,7 +164,8 @@ class Keeper:
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT."""
-        rights.take_precedence(rights.NICE)
+        rights.keep_precedence()
+        rights.give_precedence(0, rights.NICE)
         native.port_prepare()
         kept = rights.KEEPER + (rights.KEEPER_XDP if self._config.af_xdp else ())
         native.sandbox_limit(sum(1 << capability for capability in kept))
@@ -343,6 +344,7 @@ class Keeper:
         child = self._standby
         assert child is not None
         self._standby = None
+        rights.give_precedence(child.pid, rights.NICE)
         for name, fd in self._regions.items():
             if name.startswith(tuple(self._prefixes)):
                 self._send(child, channel.Region(name), [fd])

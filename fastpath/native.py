@@ -259,7 +259,6 @@ class Engine:
         bridges_max: int,
         workers_max: int,
         stats_fd: int = -1,
-        recover: bool = False,
         spin_us: int = 200,
         sets_max: int = 256,
         rules_max: int = 1 << 18,
@@ -272,7 +271,6 @@ class Engine:
         params.bridges_max = bridges_max
         params.workers_max = workers_max
         params.stats_fd = stats_fd
-        params.recover = recover
         params.spin_us = spin_us
         params.sets_max = sets_max
         params.rules_max = rules_max
@@ -307,6 +305,10 @@ class Engine:
         if self._engine != ffi.NULL:
             lib.engine_destroy(self._engine)
             self._engine = ffi.NULL
+
+    def take_over(self) -> None:
+        """Go on with what a dead engine left in these memories; before anything is added."""
+        self._check(lib.engine_take_over(self._engine, self._err), "take over")
 
     def bridge_add(self, slot: int, name: str, entries_max: int, fdb_fd: int) -> None:
         rc = lib.engine_bridge_add(

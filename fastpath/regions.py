@@ -177,6 +177,7 @@ class StateStore:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Record)
         self._half = _Half(0, 0)
+        self._newest = 0  # half's number when it was loaded, whole or not
         self._aside: _Aside | None = None
 
     def close(self) -> None:
@@ -186,30 +187,41 @@ class StateStore:
 
     def load(self) -> State:
         """What the newest whole half says; an empty state when there is none."""
-        found = [self._header(base) for base in (0, self._half_bytes)]
         self._aside = None
-        for half in sorted((h for h in found if h is not None), key=lambda h: -h.seq):
+        self._half = _Half(0, 0)
+        found = self._halves()
+        self._newest = found[0].seq if found else 0
+        for half in found:
             records = self._read(half)
-            if records is not None:
+            if half.end >= half.begun:
                 self._half = half
                 return replay(State(), records)
-        self._half = _Half(0, 0)
         return State()
+
+    def follow(self) -> list[Record] | None:
+        """What another process appended since :meth:`load` or this; None: it began anew."""
+        found = self._halves()
+        if (found[0].seq if found else 0) != self._newest:
+            return None
+        return self._read(self._half) if self._half.seq else []
+
+    def _halves(self) -> list[_Half]:
+        """Those with a header, the newest first."""
+        found = [self._header(base) for base in (0, self._half_bytes)]
+        return sorted((h for h in found if h is not None), key=lambda h: -h.seq)
 
     def _header(self, base: int) -> _Half | None:
         magic, seq, begun, digest = _HEADER.unpack_from(self._map, base)
         whole = digest == self._digest(seq, base, begun.to_bytes(8, "little"))
         return _Half(base, seq, begun) if magic == _MAGIC and whole else None
 
-    def _read(self, half: _Half) -> list[Record] | None:
-        """All records; None when those the half was begun with are not whole."""
+    def _read(self, half: _Half) -> list[Record]:
+        """Every whole record from ``half.end`` on, which goes behind them."""
         records: list[Record] = []
-        at = _HEADER_ROOM
-        while (payload := self._record(half, at)) is not None:
+        while (payload := self._record(half, half.end)) is not None:
             records.append(self._decoder.decode(payload))
-            at += _RECORD.size + len(payload)
-        half.end = at
-        return records if at >= half.begun else None
+            half.end += _RECORD.size + len(payload)
+        return records
 
     def _record(self, half: _Half, at: int) -> bytes | None:
         if at + _RECORD.size > self._half_bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 CAP_CHOWN = 0
@@ -46,12 +47,17 @@ def may(capability: int) -> bool:
     return bool(effective >> capability & 1)
 
 
-def take_precedence(nice: int) -> None:
-    """This thread goes before others, its children and threads do not; nothing where forbidden.
-
-    For the threads that nothing waits for but a takeover: they sleep all the time otherwise.
-    """
+def keep_precedence() -> None:
+    """What this thread is given, its children and threads do not get."""
     if may(CAP_SYS_NICE):
         policy = os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, policy, os.sched_param(0))
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
+
+
+def give_precedence(thread: int, nice: int) -> None:
+    """That thread (0: this one) goes before others; nothing where forbidden.
+
+    For the threads that nothing waits for but a takeover: they sleep all the time otherwise.
+    """
+    with contextlib.suppress(PermissionError, ProcessLookupError):
+        os.setpriority(os.PRIO_PROCESS, thread, nice)

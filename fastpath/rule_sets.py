@@ -574,6 +574,11 @@ class RuleSets:
 
     # --- for a successor --------------------------------------------------------------------------
 
+    @property
+    def whole(self) -> bool:
+        """Nothing is in force that is not wanted: whoever compiles the same gets the same."""
+        return not self.busy and not self._differing()
+
     def take_kept(self) -> tuple[tuple[Kept, ...], tuple[str, ...]]:
         """Sets that began to differ from what is wanted, and those that do no more."""
         differ = self._differing()

@@ -115,11 +115,16 @@ struct conntrack_ref {
 
 uint64_t conntrack_bytes(uint32_t connections_max);
 /*
- * A zeroed region is initialised; one of the same shape is taken over, entries that make no sense
- * left out; EPROTO for another. fd -1: private memory. EINVAL: the limit is not 1..CONNTRACK_MAX or
- * the file is too short. Settings are conntrack_defaults.
+ * A zeroed region is initialised; one of the same shape may be another process's still, and is not
+ * looked into before conntrack_take_over; EPROTO for another. fd -1: private memory. EINVAL: the
+ * limit is not 1..CONNTRACK_MAX or the file is too short. Settings are conntrack_defaults.
  */
 int conntrack_map(int fd, uint32_t connections_max, struct conntrack **out, struct error *err);
+/*
+ * Goes on with the connections of a process that is dead; entries that make no sense are left out.
+ * Once, before the table is used. EPROTO: the memory holds no table.
+ */
+int conntrack_take_over(struct conntrack *table, struct error *err);
 void conntrack_unmap(struct conntrack *table);
 
 /* The quota is a quarter of the table. */

@@ -316,14 +316,14 @@ static void slot_take_over(struct conntrack *table, struct conntrack_shard *shar
 	shard->free = index;
 }
 
-static int take_over(struct conntrack *table)
+int conntrack_take_over(struct conntrack *table, struct error *err)
 {
 	for (uint32_t s = 0; s < table->shard_count; s++) {
 		struct conntrack_shard *shard = &table->shards[s];
 		uint32_t high = atomic_load_explicit(&table->header->high[s], memory_order_acquire);
 
 		if (high > table->shard_slots)
-			return -EPROTO;
+			return error_set(err, EPROTO, "connections: the memory holds no table");
 		shard->high = high;
 		for (uint32_t slot = high; slot > 0; slot--)
 			slot_take_over(table, shard, s * table->shard_slots + slot);
@@ -429,16 +429,11 @@ int conntrack_map(int fd, uint32_t connections_max, struct conntrack **out, stru
 		status = header_open(table, err);
 	if (!status)
 		status = private_make(table, err);
-	if (!status) {
-		conntrack_set(table, &settings);
-		status = take_over(table);
-		if (status)
-			error_set(err, -status, "connections: the memory holds no table");
-	}
 	if (status) {
 		conntrack_unmap(table);
 		return status;
 	}
+	conntrack_set(table, &settings);
 	*out = table;
 	return 0;
 }

@@ -3,7 +3,7 @@
  * it is for.
  *
  * Shared memory: a page with magic, shape and secrets, then the entries, shard after shard. All
- * else is private and made anew by conntrack_map.
+ * else is private and made anew, by conntrack_map and conntrack_take_over.
  *
  * Locks: a shard's lock guards its entries, chains, free slots and fragments; a port's lock guards
  * its list of connections without an answer. A port's lock is taken while a shard's is held, never

@@ -125,8 +125,6 @@ int engine_create(const struct engine_params *params, struct engine **out, struc
 	status = pair_books_open(engine->stats, &engine->pairs, err);
 	if (status)
 		goto failed;
-	if (params->recover)
-		stats_recover(engine->stats);
 	status = conntrack_map(params->conntrack_fd, engine->params.connections_max,
 			       &engine->conntrack, err);
 	if (status)
@@ -142,6 +140,13 @@ int engine_create(const struct engine_params *params, struct engine **out, struc
 failed:
 	engine_free(engine);
 	return status;
+}
+
+int engine_take_over(struct engine *engine, struct error *err)
+{
+	pair_books_recover(engine->pairs);
+	stats_recover(engine->stats);
+	return conntrack_take_over(engine->conntrack, err);
 }
 
 static void port_free(struct engine *engine, uint16_t id)

@@ -28,7 +28,6 @@ struct engine_params {
 	unsigned bridges_max;  /* default 64 */
 	unsigned workers_max;  /* default 320 */
 	int stats_fd;	       /* memfd of engine_stats_bytes(); -1: private memory */
-	bool recover;	       /* the memory was left by a forwarder that died */
 	uint32_t spin_us;      /* adaptive polling: spin this long before sleeping; default 200 */
 	unsigned sets_max;     /* rule sets; default 256 */
 	unsigned rules_max;    /* of all sets: slots; default 262144 */
@@ -41,7 +40,13 @@ uint64_t engine_stats_bytes(unsigned workers_max, unsigned ports_max);
 uint64_t engine_fdb_bytes(uint32_t entries_max);
 uint64_t engine_conntrack_bytes(uint32_t connections_max);
 
+/* The memories may be those of an engine that runs: nothing is read or written in them yet. */
 int engine_create(const struct engine_params *params, struct engine **out, struct error *err);
+/*
+ * The memories were left by an engine that is dead: books what it had in flight, goes on with its
+ * connections. Once, before bridges and ports are added. EPROTO: they do not hold that.
+ */
+int engine_take_over(struct engine *engine, struct error *err);
 /* Stops the workers, detaches all ports, frees. Kernel queues keep what was not received. */
 void engine_destroy(struct engine *engine);
 

@@ -248,9 +248,13 @@ int pair_books_open(struct stats *stats, struct pair_books **out, struct error *
 		return error_set(err, ENOMEM, "out of memory");
 	books->stats = stats;
 	books->kept = stats_kept(stats);
-	step_end(books);
 	*out = books;
 	return 0;
+}
+
+void pair_books_recover(struct pair_books *books)
+{
+	step_end(books);
 }
 
 void pair_books_close(struct pair_books *books)

@@ -28,8 +28,10 @@ enum { PAIRS_MAX = 1024 };
 
 struct pair_books;
 
-/* Completes what a killed forwarder began; before stats_recover. -ENOMEM. */
+/* Touches nothing that is kept. -ENOMEM. */
 int pair_books_open(struct stats *stats, struct pair_books **out, struct error *err);
+/* Completes what a killed forwarder began; before stats_recover. */
+void pair_books_recover(struct pair_books *books);
 /* NULL: fine. The books stay with the counters. */
 void pair_books_close(struct pair_books *books);
 

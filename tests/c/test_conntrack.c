@@ -576,6 +576,7 @@ static struct conntrack *table_of(int fd, uint32_t connections_max)
 	struct error err = {0};
 
 	CHECK(conntrack_map(fd, connections_max, &table, &err) == 0);
+	CHECK(conntrack_take_over(table, &err) == 0);
 	return table;
 }
 

@@ -211,6 +211,7 @@ static void books_begin(struct setting *s)
 
 	CHECK(stats_map(s->stats_fd, 2, PORTS, &s->stats, &err) == 0);
 	CHECK(pair_books_open(s->stats, &s->books, &err) == 0);
+	pair_books_recover(s->books);
 	CHECK(stats_recover(s->stats) == 0);
 }
 

@@ -243,8 +243,9 @@ static void test_takeover(void)
 	for (unsigned life = 1; life <= 3; life++) {
 		uint64_t deadline = now_ms() + SW_DEADLINE_MS;
 
-		params.recover = life > 1;
 		CHECK(engine_create(&params, &engine, &err) == 0);
+		if (life > 1)
+			CHECK(engine_take_over(engine, &err) == 0);
 		CHECK(engine_bridge_add(engine, 0, "br", 1024, fdb_fd, &err) == 0);
 		for (uint16_t p = 0; p < 2; p++)
 			CHECK(engine_port_add(engine, p, "p", "memory", &none, &fds, &err) == 0);

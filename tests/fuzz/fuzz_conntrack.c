@@ -35,6 +35,10 @@ static struct conntrack *table_open(void)
 
 	if (conntrack_map(memory, CONNECTIONS, &table, &err))
 		return NULL;
+	if (conntrack_take_over(table, &err)) {
+		conntrack_unmap(table);
+		return NULL;
+	}
 	settings.port_quota = QUOTA;
 	settings.tcp_loose = now & 1;
 	conntrack_set(table, &settings);

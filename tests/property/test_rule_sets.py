@@ -31,6 +31,7 @@ from fastpath.protocol import (
     WireTerm,
 )
 from fastpath.regions import StateStore, make_region
+from fastpath.rehearsal import Rehearsal
 from fastpath.rules import Compiler, Names, RuleError, uses
 from tests.support.fastpath import bridge, port, rule
 from tests.support.rule_tables import FakeTables
@@ -138,25 +139,68 @@ class Model:
         return (priority, id, (type, log, number, target, rate), matches)
 
 
+def a_forwarder(
+    engine: Engine, fd: int, now: Callable[[], float] = time.monotonic
+) -> tuple[Applier, FakeTables]:
+    """That begins with what its predecessor left."""
+    store = StateStore(fd)
+    tables = FakeTables()
+    state = store.load()
+    tables.generation = state.generation  # a successor goes on behind it
+    applier = Applier(
+        engine,
+        store,
+        state,
+        LIMITS,
+        lambda message, fds: False,
+        lambda kind, key, message: None,
+        now,
+        rule_tables=tables,
+    )
+    return applier, tables
+
+
+class Standby:
+    """That follows the forwarder of the same memory."""
+
+    def __init__(self, fd: int) -> None:
+        self._engines: list[Engine] = []
+        self._tables: list[FakeTables] = []
+        self._rehearsal = Rehearsal(StateStore(fd), LIMITS, self._engine, self._table)
+
+    def _engine(self) -> Engine:
+        self._engines.append(Engine(ports_max=8, bridges_max=4, workers_max=8))
+        return self._engines[-1]
+
+    def _table(self, engine: Engine) -> FakeTables:
+        self._tables.append(FakeTables())
+        return self._tables[-1]
+
+    def work(self, times: int) -> None:
+        for _ in range(times):
+            self._rehearsal.work()
+
+    def perform(self) -> Process:
+        """It is its turn."""
+        _, applier = self._rehearsal.perform(recover=True)
+        return Process(applier, self._tables[-1])
+
+    @property
+    def anew(self) -> bool:
+        """What it had made ready was of no use."""
+        return len(self._engines) > 1
+
+    def close(self) -> None:
+        for engine in self._engines:
+            engine.destroy()
+
+
 class Process:
     """A forwarder without devices, over a table of rules in Python."""
 
-    def __init__(self, engine: Engine, fd: int, now: Callable[[], float] = time.monotonic) -> None:
-        store = StateStore(fd)
-        self.tables = FakeTables()
-        state = store.load()
-        self.tables.generation = state.generation  # a successor goes on behind it
-        self.applier = Applier(
-            engine,
-            store,
-            state,
-            LIMITS,
-            lambda message, fds: False,
-            lambda kind, key, message: None,
-            now,
-            rule_tables=self.tables,
-        )
-        self.applier.adopt({}, {})
+    def __init__(self, applier: Applier, tables: FakeTables) -> None:
+        self.applier, self.tables = applier, tables
+        applier.adopt({}, {})
 
     def change(self, delta: Delta) -> None:
         self.applier.change(delta)
@@ -182,7 +226,7 @@ def test_deltas_and_kills_come_to_what_all_at_once_comes_to(steps: list[Any]) ->
     fd = make_region("test", 1 << 20)
     engine = Engine(ports_max=8, bridges_max=4, workers_max=8)
     try:
-        model, process = Model(), Process(engine, fd)
+        model, process = Model(), Process(*a_forwarder(engine, fd))
         for revision, (upserts, picks, killed) in enumerate(steps, 1):
             delta = a_delta(model, revision, upserts, picks)
             model.change(delta)
@@ -191,7 +235,7 @@ def test_deltas_and_kills_come_to_what_all_at_once_comes_to(steps: list[Any]) ->
             found = process.published()
             assert {name: rules for name, (_, _, rules) in found.items()} == model.published()
             if killed:
-                process = Process(engine, fd)
+                process = Process(*a_forwarder(engine, fd))
                 assert process.published() == found
                 assert process.applier.revision == revision
                 assert process.applier.objects == model.objects
@@ -199,6 +243,66 @@ def test_deltas_and_kills_come_to_what_all_at_once_comes_to(steps: list[Any]) ->
     finally:
         engine.destroy()
         os.close(fd)
+
+
+@given(st.lists(st.tuples(changes, st.booleans(), st.integers(0, 9)), min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_a_standby_that_followed_has_what_its_predecessor_ran(steps: list[Any]) -> None:
+    """Or what one that reads it all at its turn would run; however far it had come, and whatever
+    the engine had refused. It goes on from there."""
+    fd = make_region("test", 1 << 20)
+    engine = Engine(ports_max=8, bridges_max=4, workers_max=8)
+    standbys = [Standby(fd)]
+    try:
+        model, process = Model(), Process(*a_forwarder(engine, fd))
+        for revision, ((upserts, picks, killed), refuse, looks) in enumerate(steps, 1):
+            process.tables.refuse = refuse
+            delta = a_delta(model, revision, upserts, picks)
+            model.change(delta)
+            process.change(delta)
+            standbys[-1].work(looks)
+            if killed:
+                copy = copy_of(fd)
+                expected = Process(*a_forwarder(engine, copy)).published()
+                os.close(copy)
+                process = standbys[-1].perform()
+                standbys.append(Standby(fd))
+                assert process.published() == expected
+                assert process.applier.revision == revision
+                assert process.applier.objects == model.objects
+    finally:
+        for standby in standbys:
+            standby.close()
+        engine.destroy()
+        os.close(fd)
+
+
+def test_a_standby_that_is_up_to_date_compiles_nothing() -> None:
+    fd = make_region("test", 1 << 22)
+    engine = Engine(ports_max=8, bridges_max=4, workers_max=8)
+    standby = Standby(fd)
+    try:
+        process = Process(*a_forwarder(engine, fd))
+        many = tuple(rule("a", f"r{n}") for n in range(2 * rule_sets.PORTION))
+        process.change(Delta(1, b"", (WireRuleSet("a", True, ()), *many), (), frozenset()))
+        standby.work(8)
+        process.change(Delta(2, b"", (rule("a", "last", priority=1),), (), frozenset()))
+        before = process.published()
+        process = standby.perform()
+        assert process.published() == before
+        assert process.tables.updated == len(many) + 1
+        assert not standby.anew
+    finally:
+        standby.close()
+        engine.destroy()
+        os.close(fd)
+
+
+def copy_of(region: int) -> int:
+    size = os.fstat(region).st_size
+    copy = make_region("copy", size)
+    os.pwrite(copy, os.pread(region, size, 0), 0)
+    return copy
 
 
 def check_places(process: Process, model: Model) -> None:
@@ -226,7 +330,7 @@ def test_what_the_engine_refuses_changes_nothing_and_comes_later(steps: list[Any
     fd = make_region("test", 1 << 20)
     engine = Engine(ports_max=8, bridges_max=4, workers_max=8)
     try:
-        model, process = Model(), Process(engine, fd)
+        model, process = Model(), Process(*a_forwarder(engine, fd))
         for revision, (upserts, picks, refuse) in enumerate(steps, 1):
             before = process.published()
             process.tables.refuse = refuse
@@ -259,7 +363,7 @@ def test_one_rule_is_one_rule_to_the_engine() -> None:
     fd = make_region("test", 1 << 22)
     engine = Engine(ports_max=8, bridges_max=4, workers_max=8)
     try:
-        process = Process(engine, fd)
+        process = Process(*a_forwarder(engine, fd))
         term = WireTerm("eth_src", group="g")
         all_rules = [rule("a", f"r{n}", match=(term,) if n % 16 == 0 else ()) for n in range(48)]
         group = WireGroup("g", (), ())
@@ -284,7 +388,9 @@ def test_what_takes_long_is_done_in_portions_and_ports_wait_for_it() -> None:
     engine = Engine(ports_max=8, bridges_max=4, workers_max=8)
     try:
         seconds = itertools.count()
-        process = Process(engine, fd, lambda: float(next(seconds)))  # each look at it is one
+        process = Process(
+            *a_forwarder(engine, fd, lambda: float(next(seconds)))
+        )  # each look at it is one
         many = [rule("a", f"r{n}") for n in range(3 * rule_sets.PORTION)]
         place = WireAttach("br0", "", False, 0)
         wanted = (bridge("br0"), WireRuleSet("a", True, (place,)), *many)
@@ -309,7 +415,7 @@ def test_a_rule_may_expire_while_it_is_taken_out() -> None:
     engine = Engine(ports_max=8, bridges_max=4, workers_max=8)
     try:
         seconds = itertools.count()
-        process = Process(engine, fd, lambda: float(next(seconds)))
+        process = Process(*a_forwarder(engine, fd, lambda: float(next(seconds))))
         old = rule("a", "old", expires_at=1 << 40)
         process.change(Delta(1, b"", (WireRuleSet("a", True, ()), old), (), frozenset()))
         many = tuple(rule("a", f"r{n}") for n in range(3 * rule_sets.PORTION))

@@ -29,7 +29,12 @@ struct conntrack *shim_conntrack_open(int fd, uint32_t connections_max)
 	struct conntrack *table;
 	struct error err;
 
-	return conntrack_map(fd, connections_max, &table, &err) ? NULL : table;
+	if (conntrack_map(fd, connections_max, &table, &err))
+		return NULL;
+	if (!conntrack_take_over(table, &err))
+		return table;
+	conntrack_unmap(table);
+	return NULL;
 }
 
 void shim_conntrack_close(struct conntrack *table)
