@@ -141,6 +141,28 @@ static inline struct lane_producer *direct_route(struct direct_tx *tx, const uin
 	return &out->lane;
 }
 
+/* The lane of the frame before; NULL: look. */
+static inline struct lane_producer *direct_last(const struct direct_tx *tx)
+{
+	return tx->last ? &tx->last->lane : NULL;
+}
+
+/*
+ * Does a frame that is to be learned go where the one before went? `lane`: direct_last, or a copy
+ * of it that frames were added to. False: direct_route says where, and publishes what is due.
+ */
+static inline bool direct_same(const struct direct_tx *tx, const struct lane_producer *lane,
+			       const uint8_t *frame)
+{
+	uint64_t head;
+	uint32_t tail;
+
+	memcpy(&head, frame, sizeof(head));
+	memcpy(&tail, frame + sizeof(head), sizeof(tail));
+	return head == tx->last_head && tail == tx->last_tail &&
+	       lane->tail - lane->published < DIRECT_PUBLISH_BYTES;
+}
+
 /* --- receiving ----------------------------------------------------------------------------------
  */
 

@@ -120,31 +120,35 @@ static bool receive_any(struct rx_work *work, const struct lane_frame *frame)
 
 /* --- the frames there are most of --- */
 
-static inline void prefetch(const struct rx_work *work)
+/*
+ * Frames that fill one buffer each, as long as they come and there are slots; all that a frame
+ * needs stays in registers. Ends before the first that is not like that.
+ */
+static void receive_run(struct rx_work *work, struct lane_consumer *in)
 {
-	uint32_t ahead = work->at + PREFETCH_SLOTS;
+	const struct region region = *work->region;
+	struct netmap_slot *slots = work->slots;
+	uint32_t at = work->at, n = work->view->num_slots, bytes = in->bytes;
+	uint32_t space = work->space;
+	uint64_t head = in->head, next = head, tail = in->tail;
+	uint8_t *data = in->data;
+	struct lane_frame frame;
 
-	if (ahead >= work->view->num_slots)
-		ahead -= work->view->num_slots;
-	if (__builtin_expect(ahead >= work->view->num_slots, 0))
-		return; /* a ring of a few slots */
-	__builtin_prefetch(buffer_at(work->region, load_shared(&work->slots[ahead].buf_idx)), 1);
-}
+	for (; space && lane_step(data, bytes, &next, tail, &frame) > 0; space--) {
+		uint32_t ahead = at + PREFETCH_SLOTS < n ? at + PREFETCH_SLOTS : at;
+		uint32_t buf_idx = load_shared(&slots[at].buf_idx);
 
-static inline bool receive_plain(struct rx_work *work, const struct lane_frame *frame)
-{
-	struct netmap_slot *slot = &work->slots[work->at];
-	uint32_t buf_idx;
-
-	if (frame->len > work->region->buffer_bytes || frame->flags)
-		return false;
-	prefetch(work);
-	buf_idx = load_shared(&slot->buf_idx);
-	copy_short(buffer_at(work->region, buf_idx), frame->data, frame->len);
-	slot_fill(slot, buf_idx, frame->len, 1 << 8);
-	work->at = next_slot(work);
-	work->space--;
-	return true;
+		if (frame.len > region.buffer_bytes || frame.flags)
+			break;
+		__builtin_prefetch(buffer_at(&region, load_shared(&slots[ahead].buf_idx)), 1);
+		copy_short(buffer_at(&region, buf_idx), frame.data, frame.len);
+		slot_fill(&slots[at], buf_idx, frame.len, 1 << 8);
+		at = at + 1 == n ? 0 : at + 1;
+		head = next;
+	}
+	in->head = head;
+	work->at = at;
+	work->space = space;
 }
 
 /* As long as there are frames in sight and slots. False: there are no more slots. */
@@ -154,12 +158,15 @@ static bool receive_from(struct rx_work *work, struct lane_consumer *in)
 	struct lane_frame frame;
 
 	while (work->space) {
-		uint64_t before = in->head;
+		uint64_t before;
 
+		if (plain)
+			receive_run(work, in);
+		before = in->head;
+		if (!work->space)
+			break;
 		if (!lane_next(in, &frame))
 			return true;
-		if (plain && receive_plain(work, &frame))
-			continue;
 		if (!receive_any(work, &frame)) {
 			in->head = before;
 			break;

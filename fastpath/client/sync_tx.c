@@ -244,12 +244,62 @@ static inline bool send_plain(struct tx_work *work, bool plain_ring)
 	return true;
 }
 
+/*
+ * A run of such frames for the lane of the frame before, or the outbox: everything that a frame
+ * needs stays in registers. Ends before the first frame that is not like that, needs another lane
+ * or room, and when it is time to publish; send_plain sees to it.
+ */
+static inline void send_run(struct tx_work *work)
+{
+	const struct direct_tx *direct = work->direct;
+	struct lane_producer *lane = direct ? direct_last(direct) : &work->out;
+	uint32_t most = direct ? UINT32_MAX : PUBLISH_FRAMES - work->unpublished;
+	const struct region region = *work->region;
+	struct netmap_slot *slots = work->slots;
+	uint32_t at = work->at, head = work->head, n = work->view->num_slots, count = 0;
+	struct lane_producer out;
+
+	if (!lane)
+		return;
+	for (out = *lane; at != head && count < most; count++) {
+		struct netmap_slot now = slot_load(&slots[at]);
+		uint32_t ahead = at + PREFETCH_SLOTS < n ? at + PREFETCH_SLOTS : at;
+		const uint8_t *from;
+		uint8_t *to;
+
+		if (now.flags & ~NS_BUF_CHANGED || now.len < ETHER_BYTES ||
+		    now.len > region.buffer_bytes)
+			break;
+		__builtin_prefetch(buffer_at(&region, load_shared(&slots[ahead].buf_idx)));
+		from = buffer_at(&region, now.buf_idx);
+		if (now.buf_idx >= region.buffers || (direct && !direct_same(direct, &out, from)))
+			break;
+		to = lane_reserve(&out, now.len);
+		if (!to)
+			break;
+		copy_short(to, from, now.len);
+		lane_add(&out, now.len, 0);
+		if (now.flags)
+			slots[at].flags = 0;
+		at = at + 1 == n ? 0 : at + 1;
+	}
+	*lane = out;
+	work->at = at;
+	work->unpublished += direct ? 0 : count;
+}
+
 static void send_all(struct tx_work *work)
 {
 	bool plain = !work->hdr_len && !work->view->kring->offset_mask;
 
 	work->view->kring->pending = 0;
 	while (work->at != work->head) {
+		if (plain)
+			send_run(work);
+		if (work->unpublished >= PUBLISH_FRAMES)
+			publish(work);
+		if (work->at == work->head)
+			break;
 		if (!send_plain(work, plain) && !send_any(work))
 			break;
 		if (work->unpublished >= PUBLISH_FRAMES)

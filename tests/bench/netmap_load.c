@@ -172,19 +172,21 @@ static void note_frames(struct program *p, uint32_t count)
 static uint32_t send_some(struct program *p, uint32_t want)
 {
 	struct netmap_ring *ring = p->tx;
-	uint32_t at = ring->head, done = 0;
+	uint32_t at = ring->head, tail = ring->tail, cold_at = p->cold_at, done = 0;
+	uint16_t len = (uint16_t)p->o.len;
 
-	for (; done < want && at != ring->tail; done++) {
+	for (; done < want && at != tail; done++) {
 		struct netmap_slot *slot = &ring->slot[at];
 
-		slot->len = (uint16_t)p->o.len;
+		slot->len = len;
 		if (p->cold) {
-			slot->buf_idx = p->cold[p->cold_at];
+			slot->buf_idx = p->cold[cold_at];
 			slot->flags = NS_BUF_CHANGED;
-			p->cold_at = (p->cold_at + 1) % p->cold_count;
+			cold_at = cold_at + 1 == COLD_BUFFERS ? 0 : cold_at + 1;
 		}
 		at = next(ring, at);
 	}
+	p->cold_at = cold_at;
 	ring->head = ring->cur = at;
 	ioctl(p->fd, NIOCTXSYNC, NULL);
 	if (done)
@@ -226,22 +228,27 @@ static void run_tx_paced(struct program *p)
 /* --- receiving ----------------------------------------------------------------------------------
  */
 
+static uint64_t word_at(const uint8_t *at)
+{
+	uint64_t word;
+
+	memcpy(&word, at, sizeof(word));
+	return word;
+}
+
+/* The last words overlap; frames have 14 bytes at least. */
 static uint64_t read_all(const uint8_t *at, uint32_t len)
 {
-	uint64_t sums[8] = {0}, words[8], sum = 0;
+	uint64_t sums[8] = {0}, sum = 0;
 	uint32_t i = 0;
 
-	for (; i + sizeof(words) <= len; i += sizeof(words)) {
-		memcpy(words, at + i, sizeof(words));
+	for (; i + sizeof(sums) <= len; i += sizeof(sums)) {
 		for (unsigned n = 0; n < 8; n++)
-			sums[n] += words[n];
+			sums[n] += word_at(at + i + n * sizeof(sum));
 	}
-	for (; i + sizeof(words[0]) <= len; i += sizeof(words[0])) {
-		memcpy(words, at + i, sizeof(words[0]));
-		sum += words[0];
-	}
-	for (; i < len; i++)
-		sum += at[i];
+	for (; i + sizeof(sum) < len; i += sizeof(sum))
+		sum += word_at(at + i);
+	sum += word_at(at + len - sizeof(sum));
 	for (unsigned n = 0; n < 8; n++)
 		sum += sums[n];
 	return sum;
@@ -251,16 +258,19 @@ static uint64_t read_all(const uint8_t *at, uint32_t len)
 static uint32_t receive(struct program *p)
 {
 	struct netmap_ring *ring = p->rx;
+	uint32_t count = 0, at = ring->head, end = ring->tail, own = p->o.own;
 	uint64_t sum = 0;
-	uint32_t count = 0;
 
-	for (; ring->head != ring->tail; ring->head = ring->cur = next(ring, ring->head)) {
-		struct netmap_slot *slot = &ring->slot[ring->head];
-		const uint8_t *at = buffer(ring, slot->buf_idx);
+	for (; at != end; at = next(ring, at)) {
+		const struct netmap_slot slot = ring->slot[at];
+		const uint8_t *frame = buffer(ring, slot.buf_idx);
 
-		sum += read_all(at, slot->len);
-		count += slot->len >= 14 && at[5] == p->o.own && at[4] == 2;
+		if (slot.len < 14)
+			continue;
+		sum += read_all(frame, slot.len);
+		count += frame[5] == own && frame[4] == 2;
 	}
+	ring->head = ring->cur = end;
 	p->sum += sum;
 	if (count)
 		note_frames(p, count);
