@@ -37,6 +37,7 @@ from typing import Any
 from tests.bench import (
     baseline,
     docs,
+    growth,
     machine,
     memory,
     netmap,
@@ -115,7 +116,8 @@ def measure(chosen: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     found = [*runner.measure(cases, SUBJECTS, plan), *memory.measure(only, chosen.rounds, say)]
     report["cases"] = [{**result.as_json(), "run": 0} for result in found]
     rows: dict[str, Sequence[Any]] = {
-        "netmap": netmap.measure(only, chosen.rounds, chosen.seconds, say)
+        "netmap": netmap.measure(only, chosen.rounds, chosen.seconds, say),
+        "growth": growth.measure(only, chosen.rounds, say),
     }
     if any(text in rules.NAME for text in only):
         rows["rules"] = rules.measure(say, chosen.classbench)

@@ -18,8 +18,8 @@ from tests.support.probes import ROOT
 
 PATH = ROOT / "docs" / "performance.json"
 TOLERANCE = 0.15
-# What a report holds besides its cases, one list of rows each.
-SECTIONS = ("rules", "netmap", "rule_peers", "growth")
+# What a report holds besides its cases (tests.bench.sections).
+SECTIONS = ("rules", "rule_peers", "growth", "netmap")
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ void bench_port(struct bench_engine *engine, unsigned p, const char *type,
 		bench_die(&err);
 	engine->port_table[p] = port;
 	engine->lock_table[p] = engine->locks[p];
+	engine->port_count = p + 1;
 }
 
 static void open_fdbs(struct bench_engine *engine)
@@ -95,10 +96,10 @@ static void create_workers(struct bench_engine *engine)
 {
 	struct error err;
 
-	for (unsigned p = 0; p < BENCH_PORTS; p++) {
+	for (unsigned p = 0; p < engine->port_count; p++) {
 		struct worker_params params = {.port = &engine->ports[p],
 					       .row = p,
-					       .ports_max = BENCH_PORTS,
+					       .ports_max = engine->port_count,
 					       .stats = engine->stats,
 					       .domain = &engine->domain};
 
@@ -107,22 +108,21 @@ static void create_workers(struct bench_engine *engine)
 	}
 }
 
-void bench_bridges(struct bench_engine *engine, const uint16_t bridge_of[BENCH_PORTS],
-		   uint32_t entries_max)
+void bench_bridges(struct bench_engine *engine, const uint16_t *bridge_of, uint32_t entries_max)
 {
-	struct bridge_config bridges[BENCH_BRIDGES];
-	struct port_config ports[BENCH_PORTS];
+	struct bridge_config bridges[BENCH_BRIDGES_MAX];
+	struct port_config ports[BENCH_PORTS_MAX];
 	struct engine_config config = {
-	    .bridges = bridges, .ports = ports, .port_count = BENCH_PORTS};
-	struct snapshot_parts parts = {.ports_max = BENCH_PORTS,
-				       .bridges_max = BENCH_BRIDGES,
+	    .bridges = bridges, .ports = ports, .port_count = engine->port_count};
+	struct snapshot_parts parts = {.ports_max = engine->port_count,
+				       .bridges_max = BENCH_BRIDGES_MAX,
 				       .ports = engine->port_table,
 				       .locks = engine->lock_table,
 				       .fdbs = engine->fdbs,
-				       .ordinals = BENCH_PORTS};
+				       .ordinals = engine->port_count};
 	struct error err;
 
-	for (unsigned p = 0; p < BENCH_PORTS; p++) {
+	for (unsigned p = 0; p < engine->port_count; p++) {
 		ports[p] = (struct port_config){.id = (uint16_t)p,
 						.bridge = bridge_of[p],
 						.admin_up = true,
@@ -140,7 +140,7 @@ void bench_bridges(struct bench_engine *engine, const uint16_t bridge_of[BENCH_P
 	engine->bridge_count = config.bridge_count;
 	engine->entries_max = entries_max;
 	open_fdbs(engine);
-	if (stats_map(-1, BENCH_PORTS, BENCH_PORTS, &engine->stats, &err) ||
+	if (stats_map(-1, engine->port_count, engine->port_count, &engine->stats, &err) ||
 	    snapshot_build(&config, &parts, &engine->snapshot, &err))
 		bench_die(&err);
 	snapshot_domain_init(&engine->domain, engine->snapshot);
@@ -149,7 +149,7 @@ void bench_bridges(struct bench_engine *engine, const uint16_t bridge_of[BENCH_P
 
 void bench_close(struct bench_engine *engine)
 {
-	for (unsigned p = 0; p < BENCH_PORTS; p++)
+	for (unsigned p = 0; p < engine->port_count; p++)
 		worker_destroy(engine->workers[p]);
 	snapshot_free(engine->snapshot);
 	stats_unmap(engine->stats);
@@ -157,7 +157,7 @@ void bench_close(struct bench_engine *engine)
 		fdb_close(engine->fdbs[b]);
 		fdb_unmap(engine->fdb_memory[b], engine->entries_max);
 	}
-	for (unsigned p = 0; p < BENCH_PORTS; p++)
+	for (unsigned p = 0; p < engine->port_count; p++)
 		engine->ports[p].ops->detach(&engine->ports[p]);
 }
 

@@ -1,6 +1,6 @@
 /*
- * A switch without threads, for programs that measure what the engine costs: four ports, one or two
- * bridges, a worker for each port that receives, driven by hand with worker_batch.
+ * A switch without threads, for programs that measure what the engine costs: ports in bridges, a
+ * worker for each port that receives, driven by hand with worker_batch.
  *
  * Whatever fails ends the program with a message.
  */
@@ -13,38 +13,40 @@
 #include "worker.h"
 
 enum {
-	BENCH_PORTS = 4,
-	BENCH_BRIDGES = 2,
+	BENCH_PORTS = 4, /* of most programs */
+	BENCH_PORTS_MAX = 256,
+	BENCH_BRIDGES_MAX = 64,
 	BENCH_ROUNDS = 9,
 	BENCH_ROUND_MS = 150 /* about the length of one measurement */
 };
 
 struct bench_engine {
-	struct port ports[BENCH_PORTS];
-	struct port *port_table[BENCH_PORTS];
-	pthread_spinlock_t locks[BENCH_PORTS][PORT_QUEUES_MAX];
-	pthread_spinlock_t *lock_table[BENCH_PORTS];
+	unsigned port_count; /* attached */
+	struct port ports[BENCH_PORTS_MAX];
+	struct port *port_table[BENCH_PORTS_MAX];
+	pthread_spinlock_t locks[BENCH_PORTS_MAX][PORT_QUEUES_MAX];
+	pthread_spinlock_t *lock_table[BENCH_PORTS_MAX];
 	uint32_t entries_max; /* of each FDB */
 	unsigned bridge_count;
-	void *fdb_memory[BENCH_BRIDGES];
-	struct fdb *fdbs[BENCH_BRIDGES];
+	void *fdb_memory[BENCH_BRIDGES_MAX];
+	struct fdb *fdbs[BENCH_BRIDGES_MAX];
 	struct stats *stats;
 	struct snapshot *snapshot;
 	struct snapshot_domain domain;
-	struct worker *workers[BENCH_PORTS];
+	struct worker *workers[BENCH_PORTS_MAX];
 };
 
-/* Attaches port `p`; all four come before bench_bridges. */
+/* Attaches port `p`, the next one; all of them come before bench_bridges. */
 void bench_port(struct bench_engine *engine, unsigned p, const char *type,
 		const struct port_option *options, unsigned count, const struct port_fds *fds);
 /* Port p joins bridge bridge_of[p]; bridges are numbered from 0. */
-void bench_bridges(struct bench_engine *engine, const uint16_t bridge_of[BENCH_PORTS],
-		   uint32_t entries_max);
+void bench_bridges(struct bench_engine *engine, const uint16_t *bridge_of, uint32_t entries_max);
 void bench_close(struct bench_engine *engine);
 
 /*
- * What has to be done for one batch and nothing else: receive at port `p`, look up the destination
- * in the bridge's FDB, send. No learning, no flooding, no ledger. Returns the frames sent.
+ * Of BENCH_PORTS ports: what has to be done for one batch and nothing else: receive at port `p`,
+ * look up the destination in the bridge's FDB, send. No learning, no flooding, no ledger. Returns
+ * the frames sent.
  */
 uint64_t bench_bare_batch(struct bench_engine *engine, unsigned p, unsigned bridge,
 			  struct frame batch[FRAME_BATCH]);

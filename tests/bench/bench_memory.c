@@ -16,33 +16,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "bench_engine.h"
+#include "bench_far.h"
 #include "port_memory.h"
 #include "ring.h"
 
 enum {
 	PORTS = BENCH_PORTS,
-	FILL = 960, /* frames a port and turn */
-	FRAME_BYTES = 60,
+	FILL = 960,	   /* frames a port and turn */
 	NULL_BATCHES = 256 /* between two looks at the clock */
 };
 
 struct bench {
 	struct bench_engine engine;
-	unsigned addresses;
-	uint64_t random;
-	uint64_t sent; /* frames filled in */
-	uint64_t took; /* frames emptied */
+	struct bench_far far;
 	uint64_t lost; /* by the bare loop: no room or no port */
 };
-
-static uint32_t random_below(struct bench *bench, uint32_t n)
-{
-	bench->random ^= bench->random << 13;
-	bench->random ^= bench->random >> 7;
-	bench->random ^= bench->random << 17;
-	return (uint32_t)((bench->random >> 32) * n >> 32);
-}
 
 static const uint16_t in_bridge[PORTS]; /* all of them in the first one */
 
@@ -53,68 +41,6 @@ static void open_ports(struct bench_engine *engine, const char *type,
 
 	for (unsigned p = 0; p < PORTS; p++)
 		bench_port(engine, p, type, options, count, &none);
-}
-
-/* --- the far end ---------------------------------------------------------------------------------
- */
-
-/* Address n lives at port n % PORTS. */
-static void address(uint8_t *at, uint32_t n)
-{
-	at[0] = 2;
-	at[1] = 0;
-	at[2] = (uint8_t)(n >> 24);
-	at[3] = (uint8_t)(n >> 16);
-	at[4] = (uint8_t)(n >> 8);
-	at[5] = (uint8_t)n;
-}
-
-static void learn_all(struct bench *bench)
-{
-	uint8_t mac[6];
-
-	for (uint32_t n = 0; n < bench->addresses; n++) {
-		address(mac, n);
-		fdb_learn(bench->engine.fdbs[0], fdb_key(mac, 0), (uint16_t)(n % PORTS), 1);
-	}
-}
-
-static void fill(struct bench *bench)
-{
-	uint32_t each = bench->addresses / PORTS;
-
-	for (unsigned p = 0; p < PORTS; p++) {
-		struct netmap_ring *ring = memory_ring(&bench->engine.ports[p], 0, false);
-		uint32_t at = ring->tail;
-
-		for (unsigned i = 0; i < FILL; i++) {
-			struct netmap_slot *slot = &ring->slot[at];
-			uint8_t *data = ring_buffer(ring, slot->buf_idx);
-			uint32_t to = (p + 1 + random_below(bench, PORTS - 1)) % PORTS;
-
-			address(data, random_below(bench, each) * PORTS + to);
-			address(data + 6, random_below(bench, each) * PORTS + p);
-			data[12] = 0x08;
-			data[13] = 0x00;
-			slot->len = FRAME_BYTES;
-			slot->flags = 0;
-			at = ring_next(ring, at);
-		}
-		ring->tail = at;
-		bench->sent += FILL;
-	}
-}
-
-static void empty(struct bench *bench)
-{
-	for (unsigned p = 0; p < PORTS; p++) {
-		struct netmap_ring *ring = memory_ring(&bench->engine.ports[p], 0, true);
-		uint32_t last = (ring->head ? ring->head : ring->num_slots) - 1;
-
-		bench->took +=
-		    ring->num_slots - 1 - ring_space(ring->head, ring->tail, ring->num_slots);
-		ring->tail = last;
-	}
 }
 
 /* --- the two programs ------------------------------------------------------------------------ */
@@ -216,7 +142,7 @@ static double turn(void *context, bool bare)
 	while (bench_now_ns() - start < BENCH_ROUND_MS * 1000000ull) {
 		uint64_t t0;
 
-		fill(bench);
+		bench_far_fill(&bench->far);
 		t0 = bench_now_ns();
 		if (bare)
 			bench->lost += run_bare(bench);
@@ -224,7 +150,7 @@ static double turn(void *context, bool bare)
 			run_switch(bench);
 		spent += bench_now_ns() - t0;
 		frames += (uint64_t)PORTS * FILL;
-		empty(bench);
+		bench_far_empty(&bench->far);
 	}
 	return (double)spent / (double)frames;
 }
@@ -237,9 +163,9 @@ static bool balanced(const struct bench *bare, const struct bench *through, uint
 	*drops = 0;
 	for (unsigned i = 0; i < DROP_REASONS; i++)
 		*drops += total.rx_drops[i] + total.tx_drops[i];
-	return total.rx_frames == through->sent && total.tx_frames == through->took &&
+	return total.rx_frames == through->far.sent && total.tx_frames == through->far.took &&
 	       total.rx_frames + total.copies == total.tx_frames + *drops &&
-	       bare->took + bare->lost == bare->sent;
+	       bare->far.took + bare->lost == bare->far.sent;
 }
 
 /* The ports of the switch and of the bare loop have the same rings, so each has its own bench. */
@@ -257,17 +183,15 @@ static bool measure(unsigned addresses, bool last)
 		both[b] = calloc(1, sizeof(*both[b]));
 		if (!both[b])
 			abort();
-		both[b]->addresses = addresses;
-		both[b]->random = 88172645463325252u;
 		open_ports(&both[b]->engine, "memory", &slots, 1);
 		bench_bridges(&both[b]->engine, in_bridge, entries_max);
-		learn_all(both[b]);
+		bench_far_init(&both[b]->far, &both[b]->engine, PORTS, addresses, FILL);
 	}
 	ns = bench_compare(turn, both[0], both[1]);
 	whole = balanced(both[0], both[1], &drops);
 	snprintf(more, sizeof(more), ", \"bare_lost\": %llu, \"switch_drops\": %llu",
 		 (unsigned long long)both[0]->lost, (unsigned long long)drops);
-	bench_print("memory", addresses, &ns, both[1]->sent, more, whole, last);
+	bench_print("memory", addresses, &ns, both[1]->far.sent, more, whole, last);
 	for (unsigned b = 0; b < 2; b++) {
 		bench_close(&both[b]->engine);
 		free(both[b]);
@@ -287,13 +211,13 @@ static double turn_null(void *context, bool bare)
 	while (bench_now_ns() - start < BENCH_ROUND_MS * 1000000ull) {
 		for (unsigned i = 0; i < NULL_BATCHES; i++) {
 			if (bare)
-				bench->took += bench_bare_batch(&bench->engine, 0, 0, batch);
+				bench->far.took += bench_bare_batch(&bench->engine, 0, 0, batch);
 			else
 				worker_batch(bench->engine.workers[0], bench->engine.snapshot);
 		}
 		batches += NULL_BATCHES;
 	}
-	bench->sent += batches * FRAME_BATCH;
+	bench->far.sent += batches * FRAME_BATCH;
 	return (double)(bench_now_ns() - start) / (double)(batches * FRAME_BATCH);
 }
 
@@ -318,9 +242,9 @@ static bool measure_null(unsigned addresses, bool last)
 		fdb_learn(both[b]->engine.fdbs[0], fdb_key(destination, 0), 1, 1);
 	}
 	ns = bench_compare(turn_null, both[0], both[1]); /* the switch learns the sources first */
-	both[1]->took = both[1]->sent;			 /* null ports take everything */
+	both[1]->far.took = both[1]->far.sent;		 /* null ports take everything */
 	whole = balanced(both[0], both[1], &drops) && drops == 0;
-	bench_print("null", addresses, &ns, both[1]->sent, "", whole, last);
+	bench_print("null", addresses, &ns, both[1]->far.sent, "", whole, last);
 	for (unsigned b = 0; b < 2; b++) {
 		bench_close(&both[b]->engine);
 		free(both[b]);
@@ -336,7 +260,7 @@ int main(int argc, char **argv)
 
 	printf("{\"bench\": \"memory\", \"ports\": %u, \"frame_bytes\": %u, \"rounds\": %u, "
 	       "\"results\": [\n",
-	       (unsigned)PORTS, (unsigned)FRAME_BYTES, (unsigned)BENCH_ROUNDS);
+	       (unsigned)PORTS, (unsigned)BENCH_FAR_BYTES, (unsigned)BENCH_ROUNDS);
 	for (unsigned i = 0; i < 2 * count; i++) {
 		unsigned n = i % count;
 		unsigned addresses =

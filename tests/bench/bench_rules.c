@@ -92,7 +92,7 @@ static void attach_rules(struct bench *bench)
 	struct rules_refs refs = {.jumps = none, .policers = none};
 	struct rules_source source = {.generation = 1,
 				      .ports_max = BENCH_PORTS,
-				      .bridges_max = BENCH_BRIDGES,
+				      .bridges_max = BENCH_BRIDGES_MAX,
 				      .sets_max = 1,
 				      .ports = bench->engine.snapshot->tables.ports,
 				      .classifiers = &classifier,

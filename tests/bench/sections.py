@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.bench import netmap, rule_peers, rules
+from tests.bench import growth, netmap, rule_peers, rules
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ def _nothing(_: Sequence[Any]) -> list[str]:
 SECTIONS: dict[str, Section] = {
     "rules": Section(rules.Row, rules.text, _nothing),
     "rule_peers": Section(rule_peers.Row, rule_peers.text, _nothing),
+    "growth": Section(growth.Point, growth.text, growth.markdown),
     "netmap": Section(netmap.Row, netmap.text, netmap.markdown),
 }
 
