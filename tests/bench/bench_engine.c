@@ -127,12 +127,15 @@ void bench_bridges(struct bench_engine *engine, const uint16_t *bridge_of, uint3
 						.bridge = bridge_of[p],
 						.admin_up = true,
 						.learning = true,
-						.flood = true};
+						.flood = true,
+						.vlan_mode = VLAN_ACCESS,
+						.pvid = engine->vid};
 		if (bridge_of[p] >= config.bridge_count)
 			config.bridge_count = bridge_of[p] + 1u;
 	}
 	for (unsigned b = 0; b < config.bridge_count; b++)
 		bridges[b] = (struct bridge_config){.id = (uint16_t)b,
+						    .vlan_filtering = engine->vid != 0,
 						    .learning = true,
 						    .flood_unknown_unicast = true,
 						    .flood_multicast = true,

@@ -27,6 +27,7 @@ struct bench_engine {
 	pthread_spinlock_t locks[BENCH_PORTS_MAX][PORT_QUEUES_MAX];
 	pthread_spinlock_t *lock_table[BENCH_PORTS_MAX];
 	uint32_t entries_max; /* of each FDB */
+	uint16_t vid; /* bridges filter VLANs, all ports are untagged in this one; 0: they don't */
 	unsigned bridge_count;
 	void *fdb_memory[BENCH_BRIDGES_MAX];
 	struct fdb *fdbs[BENCH_BRIDGES_MAX];

@@ -34,7 +34,7 @@ void bench_far_init(struct bench_far *far, struct bench_engine *engine, unsigned
 	for (unsigned b = 0; b < engine->bridge_count; b++) {
 		for (uint32_t n = 0; n < far->addresses; n++) {
 			address(mac, n);
-			fdb_learn(engine->fdbs[b], fdb_key(mac, 0),
+			fdb_learn(engine->fdbs[b], fdb_key(mac, engine->vid),
 				  (uint16_t)(b * group + n % group), 1);
 		}
 	}

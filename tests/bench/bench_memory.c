@@ -5,13 +5,14 @@
  *   switch  worker_batch: the whole way of a frame, with learning and the ledger
  *   bare    rings, destination lookup, exchange of buffers; batches and prefetches, nothing else
  * Only they are timed. Filling the rx rings and emptying the tx rings, the far end's work, is not.
- * Then the same between null ports: one generates, one discards, and `bare` looks up in between.
+ * The same again while the switch filters VLANs. Then between null ports: one generates, one
+ * discards, and `bare` looks up in between.
  *
  * Prints JSON: per number of addresses the median nanoseconds a frame of each over BENCH_ROUNDS
  * turns, and the ratio of their rates (bare / switch). Every frame is accounted for, or the exit
  * status is 1.
  *
- *     bench_memory [addresses ...]       default 4 1000 100000
+ *     bench_memory [addresses ...]       default 4 1000 100000 1000000
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@
 
 enum {
 	PORTS = BENCH_PORTS,
+	VID = 1,
 	FILL = 960,	   /* frames a port and turn */
 	NULL_BATCHES = 256 /* between two looks at the clock */
 };
@@ -168,8 +170,11 @@ static bool balanced(const struct bench *bare, const struct bench *through, uint
 	       bare->far.took + bare->lost == bare->far.sent;
 }
 
-/* The ports of the switch and of the bare loop have the same rings, so each has its own bench. */
-static bool measure(unsigned addresses, bool last)
+/*
+ * The ports of the switch and of the bare loop have the same rings, so each has its own bench. With
+ * a vid the switch filters VLANs; the bare loop knows none.
+ */
+static bool measure(unsigned addresses, uint16_t vid)
 {
 	uint32_t entries_max = addresses > 4096 ? 2 * addresses : 8192;
 	struct port_option slots = {"slots", "2048"};
@@ -179,11 +184,14 @@ static bool measure(unsigned addresses, bool last)
 	char more[96];
 	bool whole;
 
+	if (entries_max > FDB_ENTRIES_MAX)
+		entries_max = FDB_ENTRIES_MAX;
 	for (unsigned b = 0; b < 2; b++) {
 		both[b] = calloc(1, sizeof(*both[b]));
 		if (!both[b])
 			abort();
 		open_ports(&both[b]->engine, "memory", &slots, 1);
+		both[b]->engine.vid = b ? vid : 0;
 		bench_bridges(&both[b]->engine, in_bridge, entries_max);
 		bench_far_init(&both[b]->far, &both[b]->engine, PORTS, addresses, FILL);
 	}
@@ -191,7 +199,8 @@ static bool measure(unsigned addresses, bool last)
 	whole = balanced(both[0], both[1], &drops);
 	snprintf(more, sizeof(more), ", \"bare_lost\": %llu, \"switch_drops\": %llu",
 		 (unsigned long long)both[0]->lost, (unsigned long long)drops);
-	bench_print("memory", addresses, &ns, both[1]->far.sent, more, whole, last);
+	bench_print(vid ? "memory_vlan" : "memory", addresses, &ns, both[1]->far.sent, more, whole,
+		    false);
 	for (unsigned b = 0; b < 2; b++) {
 		bench_close(&both[b]->engine);
 		free(both[b]);
@@ -224,6 +233,7 @@ static double turn_null(void *context, bool bare)
 static bool measure_null(unsigned addresses, bool last)
 {
 	static const uint8_t destination[6] = {2, 0, 0, 0, 0, 1};
+	uint32_t entries_max = 2 * addresses + 64;
 	char macs[16];
 	struct port_option options[] = {{"generate_frames_per_s", "4294967295"},
 					{"generate_macs", macs}};
@@ -232,13 +242,15 @@ static bool measure_null(unsigned addresses, bool last)
 	uint64_t drops;
 	bool whole;
 
+	if (entries_max > FDB_ENTRIES_MAX)
+		entries_max = FDB_ENTRIES_MAX;
 	snprintf(macs, sizeof(macs), "%u", addresses);
 	for (unsigned b = 0; b < 2; b++) {
 		both[b] = calloc(1, sizeof(*both[b]));
 		if (!both[b])
 			abort();
 		open_ports(&both[b]->engine, "null", options, 2);
-		bench_bridges(&both[b]->engine, in_bridge, 2 * addresses + 64);
+		bench_bridges(&both[b]->engine, in_bridge, entries_max);
 		fdb_learn(both[b]->engine.fdbs[0], fdb_key(destination, 0), 1, 1);
 	}
 	ns = bench_compare(turn_null, both[0], both[1]); /* the switch learns the sources first */
@@ -254,22 +266,24 @@ static bool measure_null(unsigned addresses, bool last)
 
 int main(int argc, char **argv)
 {
-	static const unsigned defaults[] = {4, 1000, 100000};
-	unsigned count = argc > 1 ? (unsigned)argc - 1 : 3;
+	static const unsigned defaults[] = {4, 1000, 100000, 1000000};
+	unsigned count = argc > 1 ? (unsigned)argc - 1 : 4;
 	bool balanced = true;
 
 	printf("{\"bench\": \"memory\", \"ports\": %u, \"frame_bytes\": %u, \"rounds\": %u, "
 	       "\"results\": [\n",
 	       (unsigned)PORTS, (unsigned)BENCH_FAR_BYTES, (unsigned)BENCH_ROUNDS);
-	for (unsigned i = 0; i < 2 * count; i++) {
-		unsigned n = i % count;
+	for (unsigned i = 0; i < count; i++) {
 		unsigned addresses =
-		    argc > 1 ? (unsigned)strtoul(argv[n + 1], NULL, 10) : defaults[n];
+		    argc > 1 ? (unsigned)strtoul(argv[i + 1], NULL, 10) : defaults[i];
 
 		if (addresses < PORTS)
 			addresses = PORTS;
-		balanced &= i < count ? measure(addresses, false)
-				      : measure_null(addresses, i + 1 == 2 * count);
+		if (addresses > FDB_ENTRIES_MAX)
+			addresses = FDB_ENTRIES_MAX;
+		balanced &= measure(addresses, 0);
+		balanced &= measure(addresses, VID);
+		balanced &= measure_null(addresses, i + 1 == count);
 	}
 	printf("]}\n");
 	return balanced ? 0 : 1;

@@ -1,7 +1,8 @@
 /*
- * What rules cost, on one worker and in memory: bench_rules FILE, rules in the text form of
- * ClassBench (rulesets.py). Traffic is drawn from the rules: a rule at random, then a header at
- * random inside it. Prints one JSON object; times are medians, nanoseconds a frame where not said.
+ * What rules cost, on one worker and in memory: bench_rules FILE [VID], rules in the text form of
+ * ClassBench (rulesets.py); with a VID the bridge filters VLANs and all ports are in that one.
+ * Traffic is drawn from the rules: a rule at random, then a header at random inside it. Prints one
+ * JSON object; times are medians, nanoseconds a frame where not said.
  *
  *   frame_ns     worker_batch between memory ports, without rules
  *   hit_ns       with the rules at the bridge's ingress, frames of 1,000 to 100,000 flows
@@ -76,7 +77,7 @@ static void open_switch(struct bench *bench)
 		uint8_t mac[6];
 
 		mac_of(mac, p);
-		fdb_learn(bench->engine.fdbs[0], fdb_key(mac, 0), (uint16_t)p, 1);
+		fdb_learn(bench->engine.fdbs[0], fdb_key(mac, bench->engine.vid), (uint16_t)p, 1);
 	}
 }
 
@@ -359,8 +360,10 @@ int main(int argc, char **argv)
 	static struct bench bench;
 	struct port_counters total;
 
-	if (argc != 2)
-		fail("usage: bench_rules FILE");
+	if (argc != 2 && argc != 3)
+		fail("usage: bench_rules FILE [VID]");
+	if (argc == 3)
+		bench.engine.vid = (uint16_t)number("VID", argv[2], VLAN_VID_MAX);
 	set_read(argv[1], &bench.set);
 	bench.keys = keys_make(&bench.set, key_within);
 	bench.beside = keys_make(&bench.set, key_beside);

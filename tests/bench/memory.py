@@ -23,12 +23,17 @@ NAME = "memory switching"
 PROGRAMS = {"bench_memory": NAME, "bench_pipe": f"{NAME}, pipe between two bridges"}
 PORTS = {
     "memory": NAME,
+    "memory_vlan": f"{NAME}, VLANs filtered",
     "null": f"{NAME}, null ports",
     "pipe": PROGRAMS["bench_pipe"],
 }
 OURS = "engine"
 BARE = "bare loop"
-TARGETS = {("memory", 1000): 0.6, ("null", 1000): 0.6}
+TARGETS = {
+    (port, macs): target
+    for port, target in (("memory", 0.85), ("memory_vlan", 0.75))
+    for macs in (1_000, 100_000, 1_000_000)
+}
 RUNS_MAX = 3  # each takes nine turns of either
 
 
