@@ -95,7 +95,11 @@ class Closer:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """``answer`` waits to be sent, ``held`` to be served; ``session`` is what it is bound to."""
+    """``answer`` waits to be sent, ``held`` to be served; ``session`` is what it is bound to.
+
+    Requests are taken out of the socket also while none is served: a program that sends its own fd
+    along would keep the connection from ending for as long as it lies there.
+    """
 
     sock: socket.socket
     pid: int
@@ -236,15 +240,23 @@ class Clients:
             self._drop(connection)  # nobody would read an answer
         elif connection.answer is not None:
             self._send(connection, *connection.answer)
-        elif not self._wait(connection):
+        else:
             self._receive(connection)
+            self._serve_held(connection)
 
-    def _wait(self, connection: Connection) -> bool:
-        """Must it be asked later?"""
+    def _serve_held(self, connection: Connection) -> None:
+        """What was received, now or later."""
+        if connection.held is None:
+            return
         wait = UNREAD_S if _unread(connection.sock) else connection.rate.take(self._now())
         if wait:
             self._pause(connection, wait)
-        return bool(wait)
+            return
+        held, connection.held = connection.held, None
+        try:
+            self._handle(connection, *held)
+        finally:
+            close_all(held[1])  # but for those that were taken
 
     def _pause(self, connection: Connection, seconds: float) -> None:
         self._await(connection, 0)
@@ -256,17 +268,15 @@ class Clients:
 
     def _resume(self, connection: Connection) -> None:
         """Serve what was held back, or listen."""
-        held, connection.held = connection.held, None
-        if held is None:
+        if connection.held is None:
             self._listen(connection)
             return
         connection.registering = False
         try:
-            self._handle(connection, *held)
+            self._receive(connection)
+            self._serve_held(connection)
         except Exception:
             self._fail(connection)
-        finally:
-            close_all(held[1])
 
     def _listen(self, connection: Connection) -> None:
         if connection.answer is not None:
@@ -330,6 +340,7 @@ class Clients:
             for waiting in (connection.answer, connection.held):
                 if waiting is not None:
                     close_all(waiting[1])
+            connection.answer = connection.held = None
             connection.sock.close()
 
     def _ended(self, session: Session) -> None:
@@ -342,6 +353,8 @@ class Clients:
     # --- requests and answers -------------------------------------------------------------------
 
     def _receive(self, connection: Connection) -> None:
+        """One request, if there is any, to be held. It takes the place of one that is held already:
+        programs repeat what is not answered."""
         room = socket.CMSG_SPACE(wire.FDS_MAX * 4)
         try:
             packet, ancillary, flags, _ = connection.sock.recvmsg(
@@ -359,10 +372,9 @@ class Clients:
             close_all(fds)
             self._drop(connection)
             return
-        try:
-            self._handle(connection, request, fds)
-        finally:
-            close_all(fds)  # but for those that were taken
+        if connection.held is not None:
+            close_all(connection.held[1])
+        connection.held = (request, fds)
 
     def _handle(self, connection: Connection, request: Request, fds: list[int]) -> None:
         try:

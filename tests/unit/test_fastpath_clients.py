@@ -613,6 +613,18 @@ def test_who_does_not_read_is_not_read(forwarder: Forwarder, client: Client) -> 
         assert answers > 10  # one after the other
 
 
+def test_a_connection_does_not_hold_itself(forwarder: Forwarder) -> None:
+    """By its own fd, on its way to a switch that waits for an answer to be read."""
+    with Program(forwarder.netmap_path) as program:
+        assert program.register("vale0:a").error == 0
+        program.post(wire.DESCRIBE)
+        for _ in range(3):
+            program.post(wire.DESCRIBE, fds=[program.region])
+        with contextlib.suppress(ConnectionError):
+            program.post(wire.DESCRIBE, fds=[program.sock.fileno()])
+    wait_nothing_left(forwarder)
+
+
 def test_a_flood_of_opens(forwarder: Forwarder, client: Client) -> None:
     """The control plane is answered, and so are programs."""
     before = fds_of_this_process()
