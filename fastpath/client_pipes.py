@@ -1,10 +1,13 @@
 """Pipes between netmap programs: "valeS:P{x" is the master's end, "valeS:P}x" the slave's, whether
-or not the port is open; "P{x" and "P}x" without a switch.
+or not the port is open; "P{x" and "P}x" without a switch. And monitors of their ends.
 
 A pipe is one memory with lanes for both directions (client_memory.h), made with the first end and
 gone with the last. No frame of it passes here. A ring that is full makes its sender wait, and an
 end that comes later finds what was sent. Each end's sessions keep all fds of the pipe, so the next
 forwarder finds it by any of them.
+
+A monitor of an end gets the memory and no bells: it reads the lanes beside the pipe's programs
+(fastpath/client/watch.c).
 """
 
 from __future__ import annotations
@@ -35,6 +38,15 @@ def is_pipe(name: str) -> bool:
     return "{" in name or "}" in name
 
 
+def _parts(name: str) -> tuple[str, str, int]:
+    """Of an end's name: the switch of the port beside it, the master's name, and the side."""
+    parts = _NAME.fullmatch(name)
+    if parts is None:
+        raise RequestError(errno.EINVAL)
+    switch = names.pipe_parent(parts[1])
+    return switch, f"{parts[1]}{{{parts[3]}", SLAVE if parts[2] == "}" else MASTER
+
+
 @dataclass(slots=True, eq=False)
 class Pipe:
     """``rings``: that the master sends by, and receives by; ``ends``: sessions by number."""
@@ -57,16 +69,15 @@ class Pipes:
         self._places = places
         self._pipes: dict[str, Pipe] = {}  # by "valeS:P{x"
 
+    def find(self, name: str) -> Pipe | None:
+        """By the master's name."""
+        return self._pipes.get(name)
+
     # --- life -----------------------------------------------------------------------------------
 
     def open(self, session: Session, request: Request) -> None:
-        parts = _NAME.fullmatch(request.name)
-        if parts is None:
-            raise RequestError(errno.EINVAL)
-        switch = names.pipe_parent(parts[1])
+        switch, name, side = _parts(request.name)
         self._places.admit(switch, session.uid, session.gid)
-        side = SLAVE if parts[2] == "}" else MASTER
-        name = f"{parts[1]}{{{parts[3]}"
         pipe = self._pipes.get(name)
         rings = (
             names.within(request.tx_rings, 1, 1, names.RINGS_MAX),
@@ -97,27 +108,19 @@ class Pipes:
         name: str,
     ) -> None:
         first = next(iter(pipe.ends[side].values()), None)
-        slots = {
-            "tx_slots": names.within(
-                request.tx_slots, names.SLOTS, names.SLOTS_MIN, names.SLOTS_MAX
-            ),
-            "rx_slots": names.within(
-                request.rx_slots, names.SLOTS, names.SLOTS_MIN, names.SLOTS_MAX
-            ),
-        }
-        if first is not None:
-            slots = {word: getattr(first.state, word) for word in slots}
+        tx_slots, rx_slots = _slots(request, first, next(iter(pipe.ends[1 - side].values()), None))
         session.state = msgspec.structs.replace(
             session.state,
             kind=self.name,
             switch=switch,
             tx_rings=rings[0],
             rx_rings=rings[1],
+            tx_slots=tx_slots,
+            rx_slots=rx_slots,
             mem_id=first.state.mem_id if first is not None else request.mem_id,
             shared=first is not None,
             memory=os.fstat(pipe.fds[0]).st_ino,
             extra={"pipe": name, "side": str(side)},
-            **slots,
         )
 
     def restore(self, session: Session, fds: list[int]) -> None:
@@ -174,6 +177,95 @@ class Pipes:
         if _side(session) == SLAVE:
             out, into = into, out
         return Reading(wire.view(memory), out.frames, out.bytes, into.frames, into.bytes, 0)
+
+
+class PipeMonitors:
+    """The kind of sessions that watch an end of a pipe. It is the pipe's user's, or root's: who
+    has the memory could write there."""
+
+    name = "pipe-monitor"
+
+    def __init__(self, places: Places, pipes: Pipes) -> None:
+        self._places = places
+        self._pipes = pipes
+        self._memories: dict[int, int] = {}  # of sessions: an fd of their own
+
+    def open(self, session: Session, request: Request) -> None:
+        switch, name, side = _parts(request.name)
+        self._places.admit(switch, session.uid, session.gid)
+        pipe = self._pipes.find(name)
+        if pipe is None:
+            raise RequestError(errno.ENXIO)
+        if session.uid != 0 and any(end.uid != session.uid for end in pipe.sessions):
+            raise RequestError(errno.EACCES)
+        rings = pipe.rings if side == MASTER else (pipe.rings[1], pipe.rings[0])
+        names.check_mode(request, *rings)
+        end = pipe.sessions[0].state
+        session.state = msgspec.structs.replace(
+            session.state,
+            kind=self.name,
+            switch=switch,
+            tx_rings=1,
+            rx_rings=max(rings),
+            tx_slots=_within(request.tx_slots or end.tx_slots),
+            rx_slots=_within(request.rx_slots or end.rx_slots),
+            mem_id=request.mem_id,
+            memory=os.fstat(pipe.fds[0]).st_ino,
+            extra={"pipe": name, "side": str(side)},
+        )
+        self._memories[session.id] = os.dup(pipe.fds[0])
+
+    def restore(self, session: Session, fds: list[int]) -> None:
+        self._memories[session.id], *more = fds
+        close_all(more)
+
+    def ready(self, session: Session) -> bool:
+        return True
+
+    def valid(self, session: Session) -> bool:
+        """As long as its pipe is."""
+        state = session.state
+        pipe = self._pipes.find(state.extra["pipe"])
+        return (
+            pipe is not None
+            and os.fstat(pipe.fds[0]).st_ino == state.memory
+            and self._places.may(state.switch, session.uid, session.gid)
+        )
+
+    def close(self, session: Session) -> None:
+        os.close(self._memories.pop(session.id))
+
+    def evict(self, session: Session) -> list[Session]:
+        return [session]
+
+    def fds(self, session: Session) -> list[int]:
+        return [self._memories[session.id]]
+
+    def kept(self, session: Session) -> list[int]:
+        return [self._memories[session.id]]
+
+    def describe(self, session: Session, answer: Answer) -> None:
+        answer.side = _side(session)
+
+    def mode(self, session: Session) -> str:
+        return "monitor"
+
+    def reading(self, session: Session) -> Reading:
+        """It writes nowhere, not even what it has seen."""
+        return Reading()
+
+
+def _slots(request: Request, mine: Session | None, other: Session | None) -> tuple[int, int]:
+    """tx and rx, as the end that was first has them: what one sends by, the other receives by."""
+    if mine is not None:
+        return mine.state.tx_slots, mine.state.rx_slots
+    if other is not None:
+        return other.state.rx_slots, other.state.tx_slots
+    return _within(request.tx_slots), _within(request.rx_slots)
+
+
+def _within(slots: int) -> int:
+    return names.within(slots, names.SLOTS, names.SLOTS_MIN, names.SLOTS_MAX)
 
 
 def _side(session: Session) -> int:

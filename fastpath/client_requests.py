@@ -20,7 +20,7 @@ import msgspec
 from fastpath import client_names as names
 from fastpath import native_clients as wire
 from fastpath.client_names import RequestError
-from fastpath.client_pipes import Pipes, is_pipe
+from fastpath.client_pipes import PipeMonitors, Pipes, is_pipe
 from fastpath.client_ports import CLIENT, Monitors, Places, Ports, rings_of, vale_name
 from fastpath.client_sessions import Kind, Left, Session, Sessions, State
 from fastpath.native_clients import Answer, Request
@@ -83,10 +83,12 @@ class Requests:
         self._ports = Ports(places)
         self._monitors = Monitors(places, self._ports)
         self._pipes = Pipes(places)
+        self._pipe_monitors = PipeMonitors(places, self._pipes)
         self.kinds: dict[str, Kind] = {
             "port": self._ports,
             "monitor": self._monitors,
             "pipe": self._pipes,
+            PipeMonitors.name: self._pipe_monitors,
         }
         self.serve: dict[int, Callable[[Asker, Request], Reply]] = {
             wire.DESCRIBE: self._describe,
@@ -105,9 +107,7 @@ class Requests:
     def _kind_for(self, request: Request) -> Kind:
         """Who serves a registration."""
         if request.flags & names.MONITOR:
-            if is_pipe(request.name):
-                raise RequestError(errno.EOPNOTSUPP)  # no frame of a pipe passes here
-            return self._monitors
+            return self._pipe_monitors if is_pipe(request.name) else self._monitors
         if is_pipe(request.name):
             return self._pipes
         return self._ports

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "fds.h"
+#include "pipe.h"
 #include "sys.h"
 
 /* --- the link --- */
@@ -17,17 +18,20 @@ static void link_close(struct link *link)
 	client_map_close(&link->map);
 }
 
-/* fds: the memory and our ends of its bells. They are closed, or the link's, when this returns. */
-static int link_open(struct link *link, uint32_t side, int fds[], unsigned n)
+/*
+ * fds: the memory and our ends of its bells, which `watch` has not. They are closed, or the link's,
+ * when this returns.
+ */
+static int link_open(struct link *link, uint32_t side, bool watch, int fds[], unsigned n)
 {
 	int error = n ? client_map_open(fds[0], &link->map) : -EPROTO;
 	unsigned bells;
 
 	for (unsigned i = 0; i < VSN_RINGS_MAX; i++)
 		link->bells[i] = -1;
-	if (!error && (side > 1 || n != 1 + client_bells(link->map.tx_rings, link->map.rx_rings)))
+	bells = watch || error ? 0 : client_bells(link->map.tx_rings, link->map.rx_rings);
+	if (!error && (side > 1 || n != 1 + bells))
 		error = -EPROTO;
-	bells = error ? 0 : n - 1;
 	for (unsigned i = 0; i < bells && !error; i++) {
 		link->bells[i] = vsn_hide(fds[1 + i]);
 		fds[1 + i] = -1;
@@ -39,6 +43,11 @@ static int link_open(struct link *link, uint32_t side, int fds[], unsigned n)
 		return error;
 	}
 	link->side = side;
+	if (watch) {
+		link->rings[RING_TX] = 1;
+		link->rings[RING_RX] = client_bells(link->map.tx_rings, link->map.rx_rings);
+		return mprotect(link->map.memory, link->map.bytes, PROT_READ) ? -ENOMEM : 0;
+	}
 	link->rings[RING_TX] = side ? link->map.rx_rings : link->map.tx_rings;
 	link->rings[RING_RX] = side ? link->map.tx_rings : link->map.rx_rings;
 	return 0;
@@ -108,10 +117,18 @@ static int view_make(struct binding *binding, enum ring_side side, unsigned numb
 	*view = (struct ring_view){.ring = (void *)(region->base + kring->ring_at),
 				   .kring = kring,
 				   .num_slots = kring->num_slots};
+	if (binding->watch) {
+		watch_view(binding, side, number, view, open && kring->users == 1);
+		return 0;
+	}
 	link_lane(&binding->link, side, number, view);
 	if (!open || kring->users != 1)
 		return 0;
 	/* the ring's first user in the region: on from where the lane is */
+	if (side == RING_TX && binding->pipe) {
+		pipe_tx_open(view);
+		return 0;
+	}
 	if (side == RING_TX) {
 		lane_producer_open(&kring->out, view->lane, view->data, view->lane_bytes);
 		return 0;
@@ -336,12 +353,24 @@ static void before_fork(void)
 	session_all(seat_shared);
 }
 
+/* Of the threads that slept, none is here. */
+static void forget_sleepers(struct vsn_session *session)
+{
+	atomic_store(&session->asleep, 0);
+	atomic_store(&session->late, 0);
+}
+
+static void after_fork(void)
+{
+	session_all(forget_sleepers);
+}
+
 static void count_forks(void)
 {
 	static atomic_flag counted = ATOMIC_FLAG_INIT;
 
 	if (!atomic_flag_test_and_set(&counted))
-		pthread_atfork(before_fork, NULL, NULL);
+		pthread_atfork(before_fork, NULL, after_fork);
 }
 
 int bind_answer(struct vsn_session *session, const struct client_answer *answer, int fds[],
@@ -358,7 +387,8 @@ int bind_answer(struct vsn_session *session, const struct client_answer *answer,
 	binding->flags = answer->flags;
 	binding->number = answer->session;
 	binding->pipe = strpbrk(binding->answer.name, "{}") != NULL;
-	error = link_open(&binding->link, answer->side, fds + given, n - given);
+	binding->watch = binding->pipe && answer->flags & (NR_MONITOR_TX | NR_MONITOR_RX);
+	error = link_open(&binding->link, answer->side, binding->watch, fds + given, n - given);
 	if (!error)
 		error = region_of(binding, region_fd, wish);
 	if (given)
@@ -367,6 +397,8 @@ int bind_answer(struct vsn_session *session, const struct client_answer *answer,
 		if (wish)
 			region_sweep(session);
 		error = seat_take(binding, wish);
+		if (!error && binding->watch)
+			binding->link.bells[binding->first[RING_RX]] = watch_bell();
 		if (error)
 			region_close(&binding->region);
 	}

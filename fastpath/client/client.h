@@ -11,6 +11,7 @@
  *     request.c   NIOCCTRL: requests, options, errors;  legacy.c: NIOCREGIF and NIOCGINFO
  *     user.c      the program's memory, by addresses that may be wrong;  request_copy.c
  *     sync.c      ioctls, poll, mmap;  sync_tx.c, sync_rx.c: rings <-> lanes;  sleep.c
+ *     pipe.c      the same of pipes, which move slots; watch.c: monitors of pipes
  *     direct.c    pair lanes between programs that trust each other
  *     real.c      the C library's functions, past those of ours with their names: all of the above
  *                 call open, close, mmap, poll, recvmsg, ... as vsn_real.close(fd)
@@ -65,8 +66,8 @@ enum { VSN_BELLS_MAX = 33 };
 /*
  * Before sleeping for `events`: tells the other sides to ring, looks once more, and fills `fds`
  * with what to poll (bells, and the connection for news). Returns how many; 0: something is ready
- * now. vsn_awake afterwards, also after 0: answers bells. No sleep in between is longer than the
- * caller likes.
+ * now. vsn_awake once afterwards, also after 0: answers bells. No sleep in between is longer than
+ * the caller likes.
  */
 int vsn_asleep(struct vsn_session *session, short events, struct pollfd fds[VSN_BELLS_MAX]);
 void vsn_awake(struct vsn_session *session);

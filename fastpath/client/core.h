@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/time.h>
 
 #include "client.h"
 #include "client_memory.h"
@@ -60,6 +61,12 @@ struct kring {
 	};
 	uint64_t offset_mask, offset_max;
 	uint32_t pending; /* bytes of the record that found no room in the last txsync; 0: none */
+	/* of pipes (pipe.c), sending: slots that the other end has, and up to where they came back
+	 */
+	uint32_t in_flight;
+	uint64_t freed;
+	uint64_t
+	    seen[RING_SIDES]; /* of monitors of pipes (watch.c): where in which lane they are */
 };
 
 /* A port, pipe end or monitor in the region. Locked by the region's lock. */
@@ -115,6 +122,7 @@ struct link {
 	uint32_t rings[RING_SIDES]; /* lanes that we write, that we read */
 	int bells[VSN_RINGS_MAX];   /* our ends, one a ring pair; hidden fds */
 	bool shut[VSN_RINGS_MAX];   /* nobody has the other end: it would ring for ever */
+	unsigned nap_us;	    /* of a pipe's monitor: how long it slept last */
 };
 
 /* The region as this process has mapped it. */
@@ -148,6 +156,7 @@ struct binding {
 	uint64_t flags; /* NR_* */
 	struct client_answer answer;
 	bool pipe;
+	bool watch; /* a monitor of a pipe's end: reads its memory */
 	struct adapter *adapter;
 	struct link link;
 	struct region region;
@@ -159,6 +168,8 @@ struct vsn_session {
 	_Atomic uint32_t used;	/* 0: free */
 	_Atomic uint32_t fds;	/* that name it */
 	_Atomic uint32_t calls; /* under way */
+	_Atomic int asleep;	/* threads, between vsn_asleep and vsn_awake */
+	_Atomic uint32_t late;	/* wakes since all were awake */
 	_Atomic int fd;		/* one that names it */
 	struct own_lock lock;	/* requests, one at a time */
 	struct own_lock binding_lock;
@@ -333,6 +344,24 @@ static inline void copy_short(uint8_t *restrict to, const uint8_t *restrict from
 	for (uint32_t at = 0; at + 32 < bytes; at += 32)
 		memcpy(to + at, from + at, 32);
 	memcpy(to + bytes - 32, from + bytes - 32, 32);
+}
+
+/* All of a slot but its ptr, in one store. */
+static inline void slot_fill(struct netmap_slot *slot, uint32_t buf_idx, uint32_t len,
+			     uint32_t flags)
+{
+	__atomic_store_n((uint64_t *)slot, buf_idx | (uint64_t)len << 32 | (uint64_t)flags << 48,
+			 __ATOMIC_RELAXED);
+}
+
+/* When the ring was synced. */
+static inline void ring_stamp(struct netmap_ring *ring)
+{
+	struct timeval now;
+
+	gettimeofday(&now, NULL);
+	ring->ts.tv_sec = now.tv_sec;
+	ring->ts.tv_usec = now.tv_usec;
 }
 
 /* Where in its buffer a slot's frame begins (NETMAP_REQ_OPT_OFFSETS). */

@@ -12,7 +12,7 @@
 #define REGION_MAGIC 0x6e6f696765726e76ull
 
 enum {
-	REGION_VERSION = 1,
+	REGION_VERSION = 2,
 	PAGE = 4096,
 	CLUSTER_MAX = 4 << 20, /* the module's pieces of a pool */
 	OBJECT_ALIGN = 64,

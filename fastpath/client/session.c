@@ -104,6 +104,8 @@ static struct vsn_session *session_new(int fd)
 		atomic_store(&session->binding_lock.holder, 0);
 		atomic_store(&session->bound, false);
 		atomic_store(&session->gone, false);
+		atomic_store(&session->asleep, 0);
+		atomic_store(&session->late, 0);
 		atomic_store(&session->calls, 1); /* of the fds */
 		atomic_store(&session->fds, 1);
 		atomic_store(entry, session);

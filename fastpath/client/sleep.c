@@ -3,40 +3,48 @@
  * bells. The lanes' rule (lane.h) is that whoever published looks afterwards whether the other one
  * waits.
  */
-#include "core.h"
-
 #include <errno.h>
 #include <sched.h>
 #include <stdio.h>
 
+#include "pipe.h"
 #include "sys.h"
 
-enum { SPIN_NS = 20000, LOOK_AGAIN_MS = 20 };
+enum { SPIN_NS = 20000, LOOK_AGAIN_MS = 20, LATE_MAX = 1000 };
 
 /* True: nothing there, the other side rings. */
-static bool rx_waits(struct ring_view *view)
+static bool rx_waits(struct binding *binding, struct ring_view *view)
 {
 	struct kring *kring = view->kring;
 	bool died, waits;
 
 	kring_lock(kring, &died);
-	kring->in.lane = view->lane;
-	kring->in.data = view->data;
-	waits = lane_consumer_waits(&kring->in);
+	if (binding->watch) {
+		waits = watch_waits(binding, view);
+	} else {
+		kring->in.lane = view->lane;
+		kring->in.data = view->data;
+		waits = lane_consumer_waits(&kring->in);
+	}
 	view->stats->sleeps += waits;
 	pthread_mutex_unlock(&kring->lock);
 	return waits;
 }
 
-static bool tx_waits(struct ring_view *view)
+/* `want`: for free slots, too. */
+static bool tx_waits(const struct binding *binding, struct ring_view *view, bool want)
 {
 	struct kring *kring = view->kring;
 	bool died, waits;
 
 	kring_lock(kring, &died);
-	kring->out.lane = view->lane;
-	kring->out.data = view->data;
-	waits = !kring->pending || lane_producer_waits(&kring->out, kring->pending);
+	if (binding->pipe) {
+		waits = binding->watch || pipe_tx_waits(view, want);
+	} else {
+		kring->out.lane = view->lane;
+		kring->out.data = view->data;
+		waits = !kring->pending || lane_producer_waits(&kring->out, kring->pending);
+	}
 	pthread_mutex_unlock(&kring->lock);
 	return waits;
 }
@@ -44,12 +52,13 @@ static bool tx_waits(struct ring_view *view)
 static bool all_wait(struct binding *binding, short events)
 {
 	bool want_rx = events & (POLLIN | POLLRDNORM);
+	bool want_tx = events & (POLLOUT | POLLWRNORM);
 
 	for (uint32_t r = binding->first[RING_TX]; r < binding->last[RING_TX]; r++)
-		if (!tx_waits(&binding->views[RING_TX][r]))
+		if (!tx_waits(binding, &binding->views[RING_TX][r], want_tx))
 			return false;
 	for (uint32_t r = binding->first[RING_RX]; r < binding->last[RING_RX] && want_rx; r++)
-		if (!rx_waits(&binding->views[RING_RX][r]))
+		if (!rx_waits(binding, &binding->views[RING_RX][r]))
 			return false;
 	return true;
 }
@@ -86,6 +95,7 @@ int vsn_asleep(struct vsn_session *session, short events, struct pollfd fds[VSN_
 	struct binding *binding = &session->binding;
 	int n = 0, pairs;
 
+	atomic_fetch_add(&session->asleep, 1);
 	if (!session_enter(session))
 		return 0;
 	if (atomic_load_explicit(&session->bound, memory_order_acquire) &&
@@ -101,7 +111,6 @@ int vsn_asleep(struct vsn_session *session, short events, struct pollfd fds[VSN_
 static void awake_bound(struct vsn_session *session)
 {
 	struct binding *binding = &session->binding;
-	struct pollfd connection = {.fd = atomic_load(&session->fd)};
 
 	for (uint32_t r = binding->first[RING_RX]; r < binding->last[RING_RX]; r++)
 		lane_waits_clear(&binding->views[RING_RX][r].lane->consumer_waits);
@@ -112,16 +121,35 @@ static void awake_bound(struct vsn_session *session)
 			binding->link.shut[r] = true;
 	if (binding->direct)
 		direct_awake(binding->direct);
-	if (sys_poll(&connection, 1, 0) > 0 && connection.revents & (POLLHUP | POLLERR))
-		atomic_store(&session->gone, true);
+}
+
+/*
+ * Of several threads that sleep the last to wake takes the rings back, and what was said for all of
+ * them: a ring that the first one took would not wake the others. Until then sleeps are short. One
+ * that left its sleep by a jump is counted for ever: after LATE_MAX wakes nobody is waited for.
+ */
+static bool is_last_awake(struct vsn_session *session)
+{
+	if (atomic_fetch_sub(&session->asleep, 1) > 1 &&
+	    atomic_fetch_add(&session->late, 1) < LATE_MAX)
+		return false;
+	atomic_store(&session->late, 0);
+	return true;
 }
 
 void vsn_awake(struct vsn_session *session)
 {
+	struct pollfd connection = {.fd = atomic_load(&session->fd)};
+	bool last = is_last_awake(session);
+
 	if (!session_enter(session))
 		return;
-	if (atomic_load_explicit(&session->bound, memory_order_acquire))
-		awake_bound(session);
+	if (atomic_load_explicit(&session->bound, memory_order_acquire)) {
+		if (last)
+			awake_bound(session);
+		if (sys_poll(&connection, 1, 0) > 0 && connection.revents & (POLLHUP | POLLERR))
+			atomic_store(&session->gone, true);
+	}
 	session_leave(session);
 }
 

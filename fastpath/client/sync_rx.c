@@ -3,11 +3,7 @@
  * frame that is longer than a buffer goes on in the next slots (NS_MOREFRAG); the number of its
  * slots is in the flags' high byte.
  */
-#include "core.h"
-
-#include <sys/time.h>
-
-#include "sys.h"
+#include "pipe.h"
 
 enum { PREFETCH_SLOTS = 8, VNET_USED = 10, VNET_BYTES = 12 };
 
@@ -23,13 +19,6 @@ struct rx_work {
 static inline uint32_t next_slot(const struct rx_work *work)
 {
 	return work->at + 1 == work->view->num_slots ? 0 : work->at + 1;
-}
-
-static inline void slot_fill(struct netmap_slot *slot, uint32_t buf_idx, uint32_t len,
-			     uint32_t flags)
-{
-	__atomic_store_n((uint64_t *)slot, buf_idx | (uint64_t)len << 32 | (uint64_t)flags << 48,
-			 __ATOMIC_RELAXED);
 }
 
 /* --- any frame: several slots, a virtio-net header in front --- */
@@ -210,11 +199,12 @@ struct sync_result rxsync(struct binding *binding, struct ring_view *view)
 	struct netmap_ring *ring = view->ring;
 	struct sync_result result = {0};
 	struct ring_place place;
-	struct timeval now;
 	struct direct_rx *pairs = NULL;
 	struct rx_work work;
 	bool died, ring_bell;
 
+	if (binding->pipe)
+		return binding->watch ? watch_rxsync(binding, view) : pipe_rxsync(binding, view);
 	kring_lock(kring, &died);
 	place = ring_enter(&binding->region, view);
 	result.invalid = !place.valid;
@@ -238,9 +228,7 @@ struct sync_result rxsync(struct binding *binding, struct ring_view *view)
 	kring->in = work.in;
 	__atomic_store_n(&ring->tail, work.at, __ATOMIC_RELEASE);
 	ring_bell = lane_release(&kring->in);
-	gettimeofday(&now, NULL);
-	ring->ts.tv_sec = now.tv_sec;
-	ring->ts.tv_usec = now.tv_usec;
+	ring_stamp(ring);
 	result.found = place.cur != work.at;
 	view->stats->syncs++;
 	view->stats->invalid += work.invalid;

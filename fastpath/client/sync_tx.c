@@ -7,10 +7,9 @@
  * chain of more than NETMAP_MAX_FRAGS slots are dropped without a word; a chain that ends at head
  * is what there is of it.
  */
-#include "core.h"
-
 #include <string.h>
 
+#include "pipe.h"
 #include "user.h"
 
 enum {
@@ -316,6 +315,8 @@ struct sync_result txsync(struct binding *binding, struct ring_view *view)
 	struct tx_work work;
 	bool died;
 
+	if (binding->pipe)
+		return binding->watch ? result : pipe_txsync(binding, view);
 	kring_lock(kring, &died);
 	if (died)
 		lane_producer_open(&kring->out, view->lane, view->data, view->lane_bytes);

@@ -14,6 +14,7 @@ struct wait {
 	struct pollfd *fds;
 	nfds_t count;
 	nfds_t ours;	      /* how many are of netmap */
+	nfds_t told;	      /* those before this one have been told that we sleep */
 	struct pollfd *sleep; /* the same without those, then bells */
 	struct vsn_scratch scratch;
 	const struct timespec *timeout;
@@ -170,11 +171,12 @@ static int spin(struct wait *wait)
 
 static void awake(struct wait *wait)
 {
-	for (nfds_t i = 0; i < wait->count; i++) {
+	for (nfds_t i = 0; i < wait->told; i++) {
 		struct vsn_session *session = vsn_of(wait->fds[i].fd);
 		if (session)
 			vsn_awake(session);
 	}
+	wait->told = 0;
 }
 
 /* Bells of all sessions behind the others. How many fds to sleep on; 0: do not. */
@@ -188,6 +190,7 @@ static nfds_t asleep(struct wait *wait)
 			continue;
 		if (end + VSN_BELLS_MAX > room)
 			return 0; /* another thread has made one more */
+		wait->told = i + 1;
 		int bells = vsn_asleep(session, asked(wait->fds[i].events), wait->sleep + end);
 		if (bells <= 0)
 			return 0;

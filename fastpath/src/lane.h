@@ -57,9 +57,9 @@ enum lane_flag {
 };
 
 struct lane_record {
-	uint32_t len;	/* bytes that follow, LANE_VNET_BYTES included, padding not */
-	uint16_t flags; /* enum lane_flag */
-	uint16_t reserved;
+	uint32_t len;	     /* bytes that follow, LANE_VNET_BYTES included, padding not */
+	uint16_t flags;	     /* enum lane_flag */
+	uint16_t slot_flags; /* of pipes, whose records are slots: NS_*; 0 in all others */
 };
 static_assert(sizeof(struct lane_record) == 8, "one word");
 
@@ -70,7 +70,8 @@ struct lane {
 	uint32_t resets_by_producer;
 	uint64_t frames; /* published, ever; frames and bytes without headers of ours */
 	uint64_t bytes;
-	uint64_t full; /* frames that found no room and were dropped (not: kept by the sender) */
+	uint64_t full;	  /* frames that found no room and were dropped (not: kept by the sender) */
+	uint64_t claimed; /* of pipes, for their monitors: nothing is written behind it yet */
 	/* the consumer's */
 	_Alignas(128) uint64_t head;
 	uint32_t consumer_waits; /* for frames */

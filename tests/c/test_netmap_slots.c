@@ -416,34 +416,6 @@ static void test_large_rings(void)
 	close_both();
 }
 
-static void test_pipe(void)
-{
-	unsigned sent = 0, got = 0;
-	uint8_t data[1000];
-
-	CHECK(program_open(&a, "vale0:p{x", (struct nmreq_register){0}) == 0);
-	fill(data, sizeof(data), 0);
-	for (unsigned round = 0; round < 10; round++) {
-		while (program_put(program_tx(&a, 0), data, sizeof(data), 0))
-			sent++;
-		CHECK(program_sync(&a, NIOCTXSYNC) == 0);
-	}
-	/* the end that comes later finds what was sent; a full pipe has kept the rest */
-	CHECK(program_open(&b, "vale0:p}x", (struct nmreq_register){0}) == 0);
-	CHECK(program_poll(&a, POLLOUT, 0) == 0);
-	while (got < sent && CHECK(program_poll(&b, POLLIN, 1000) == POLLIN)) {
-		while (program_get(program_rx(&b, 0)))
-			got++;
-		CHECK(program_sync(&b, NIOCRXSYNC) == 0);
-		CHECK(program_poll(&a, POLLOUT, 1000) == POLLOUT);
-	}
-	CHECK(got == sent);
-	CHECK(program_put(program_tx(&b, 0), data, sizeof(data), 0));
-	CHECK(program_sync(&b, NIOCTXSYNC) == 0);
-	CHECK(program_poll(&a, POLLIN, 1000) == POLLIN);
-	close_both();
-}
-
 int main(void)
 {
 	sw = netmap_switch_start();
@@ -462,7 +434,6 @@ int main(void)
 	test_regions();
 	test_global_region();
 	test_large_rings();
-	test_pipe();
 	netmap_switch_stop(sw);
 	return check_result();
 }

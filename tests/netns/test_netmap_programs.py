@@ -91,6 +91,24 @@ def test_a_pipe_between_programs_loses_nothing(programs: NetmapPrograms) -> None
         assert (counted["frames"], counted["bad"], counted["order"]) == (50_000, 0, 0)
 
 
+def test_monitors_of_a_pipe_while_the_forwarder_is_killed(
+    appliance: Appliance, programs: NetmapPrograms
+) -> None:
+    """What one end receives, and what the other one has got back: all of it, in order."""
+    count, copies, without_copies = 1500, 0x200, 0x400
+    taker = programs.start("receive", "vale0:x{1", frames=count)
+    monitors = [
+        programs.start("receive", "vale0:x{1", frames=count, flags=copies),
+        programs.start("receive", "vale0:x}1", frames=count, flags=without_copies),
+    ]
+    sender = programs.start("send", "vale0:x}1", frames=count, burst=1, pause_us=1000)
+    time.sleep(0.5)
+    appliance.wait_replaced("forwarder", appliance.kill("forwarder"))
+    sender.result()
+    for counted in (end.result() for end in (taker, *monitors)):
+        assert (counted["frames"], counted["bad"], counted["order"]) == (count, 0, 0)
+
+
 def test_a_bridge_of_a_program_between_two_switches(programs: NetmapPrograms) -> None:
     joint = programs.start("bridge", "vale0:j", "vale1:j", idle=1500)
     receiver = programs.start("receive", "vale1:b", frames=FRAMES)

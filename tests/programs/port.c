@@ -232,6 +232,9 @@ void receive_frames(const struct port *port, char **argv, uint64_t count, struct
 	int idle_ms = (int)option(argv, "idle", 3000);
 	while (tally->frames < count && wait_rx(port, how, idle_ms))
 		take_all(port, tally);
+	/* what came by a pipe is the sender's again */
+	if (ioctl(port->fd, NIOCRXSYNC, NULL) < 0)
+		die("NIOCRXSYNC: %s", strerror(errno));
 }
 
 void tally_print(const struct tally *tally)

@@ -16,7 +16,7 @@ int main(void)
 	fflush(stdout);
 	while (read(STDIN_FILENO, &byte, 1) > 0)
 		;
-	unsigned left = netmap_switch_ports(sw);
+	bool settled = netmap_switch_settles(sw, 0);
 	netmap_switch_stop(sw);
-	return left ? 1 : 0;
+	return settled ? 0 : 1;
 }

@@ -142,6 +142,28 @@ static unsigned name_of(const char *name, char master[CLIENT_NAME_MAX], bool *pi
 	return 1;
 }
 
+/* A monitor of a pipe's end: it gets the memory and no bells, and no port goes with it. */
+static int serve_monitor(struct netmap_switch *sw, struct exchange *x, struct fake_port *port,
+			 unsigned side)
+{
+	const struct client_request *request = &x->request;
+
+	if (!port)
+		return ENXIO;
+	x->answer = (struct client_answer){.session = ++sw->numbers,
+					   .mode = request->mode,
+					   .flags = request->flags,
+					   .tx_rings = 1,
+					   .rx_rings = client_bells(port->rings[0], port->rings[1]),
+					   .tx_slots = request->tx_slots,
+					   .rx_slots = request->rx_slots,
+					   .mem_id = 2 + sw->numbers,
+					   .side = side};
+	memcpy(x->answer.name, request->name, sizeof(request->name));
+	x->out[x->n_out++] = port->memory;
+	return 0;
+}
+
 static int serve_register(struct netmap_switch *sw, struct fake_connection *from,
 			  struct exchange *x)
 {
@@ -158,6 +180,8 @@ static int serve_register(struct netmap_switch *sw, struct fake_connection *from
 		return ENXIO;
 	if (request->mode != NR_REG_ALL_NIC && request->mode != NR_REG_ONE_NIC)
 		return EINVAL;
+	if (pipe && request->flags & (NR_MONITOR_TX | NR_MONITOR_RX))
+		return serve_monitor(sw, x, port, side);
 	if (!port)
 		port = port_make(sw, master, tx, rx, pipe);
 	if (!port)

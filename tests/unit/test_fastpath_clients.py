@@ -262,7 +262,7 @@ def test_who_is_still_there(forwarder: Forwarder, program: Program) -> None:
         ("vale0:a", {"mem_id": 7}, errno.EINVAL),
         ("vale0:a", {"version": 2}, errno.EPROTO),
         ("vale0:a", {"flags": wire.MONITOR_RX}, errno.ENXIO),
-        ("vale0:a{x", {"flags": wire.MONITOR_RX}, errno.EOPNOTSUPP),
+        ("vale0:a{x", {"flags": wire.MONITOR_RX}, errno.ENXIO),
     ],
 )
 def test_what_cannot_be_registered(
@@ -494,6 +494,41 @@ def test_monitors(
         assert [row.mode for row in rows(client)] == ["relay", "relay", "monitor"]
         client.check_ledger()
     wait_until(lambda: list(forwarder.applier.locals.ports) == ["vale0:a"], 5, "the monitor goes")
+
+
+# --- pipes --------------------------------------------------------------------------------------
+
+
+def test_the_second_end_of_a_pipe_has_the_firsts_rings(
+    forwarder: Forwarder, program: Program
+) -> None:
+    """What one sends by, the other receives by; whatever it asks for."""
+    assert program.register("vale0:a{x", rings=(2, 1), slots=(64, 128)).error == 0
+    with Program(forwarder.netmap_path) as other:
+        answer = other.register("vale0:a}x", rings=(4, 4), slots=(1024, 1024))
+        assert (answer.tx_rings, answer.rx_rings) == (1, 2)
+        assert (answer.tx_slots, answer.rx_slots) == (128, 64)
+
+
+def test_a_monitor_of_a_pipes_end(forwarder: Forwarder, client: Client, program: Program) -> None:
+    """It gets the memory and no bells, costs no port, and ends with the pipe."""
+    assert program.register("vale0:a{x", rings=(2, 1), slots=(64, 128)).error == 0
+    with Program(forwarder.netmap_path) as monitor:
+        assert monitor.register("vale0:a{y", flags=wire.MONITOR_RX).error == errno.ENXIO
+        answer = monitor.register("vale0:a}x", flags=wire.MONITOR_RX)
+        assert (answer.error, answer.side) == (0, 1)
+        assert (answer.tx_rings, answer.rx_rings) == (1, 2)
+        assert monitor.bells == []
+        program.send(frame(1, 2))
+        assert monitor.memory is not None
+        assert monitor.memory.take() == frame(1, 2)  # the same memory
+        assert [row.mode for row in rows(client)] == ["pipe", "monitor"]
+        assert forwarder.applier.locals.ports == {}
+        program.close()
+        wait_until(lambda: [row.mode for row in rows(client)] == ["monitor"], 5, "the pipe ends")
+        forwarder.call(forwarder.clients.tick)
+        with pytest.raises(ConnectionError):
+            monitor.answered()
 
 
 # --- hostile programs ---------------------------------------------------------------------------
