@@ -5,10 +5,12 @@
  * them compared: what is found is what the full lookup would say. It is valid for one generation of
  * the rules. The cache belongs to one worker: no atomics, no locks.
  *
- * The hash is keyed and names two sets, each a cache line of tags over FLOW_CACHE_WAYS entries. A
- * new flow goes to the emptier one; where both are full, the entry not used for longest goes, so
- * what a hostile sender can do is to miss. A batch whose stage uses no state is asked for by
- * rules_hits.h, in loops over flow_cache_lines.h; others ask key by key, prefetch and find.
+ * The hash is keyed and names two sets, each a cache line of tags over FLOW_CACHE_WAYS entries, and
+ * a way: the entry of that way in the first set is the flow's home, which is looked at without its
+ * tags while most flows are at home. Others go where there is more room; where there is none, the
+ * entry not used for longest goes, so what a hostile sender can do is to miss. A batch whose stage
+ * uses no state is asked for by rules_hits.h, in loops over flow_cache_lines.h; others ask key by
+ * key, prefetch and find.
  *
  * Runs on: one worker.
  */
@@ -30,14 +32,14 @@ enum {
 
 /* The way of a frame through a stage: rules met in order; the last one decided, or `set` did. */
 struct flow_path {
+	/* of the rules, where they are that few and do nothing with a frame that goes on or is
+	   dropped but to count it; else FLOW_PATH_ACTS in the first */
+	uint32_t slots[FLOW_PATH_COUNTED];
 	uint8_t count;	     /* of rules; longer ways are not kept */
 	uint8_t verdict;     /* enum rules_verdict, rules.h */
 	uint16_t default_of; /* the set whose default decided; RULE_NONE: a rule did */
 	uint32_t used;	     /* the cache's: when it last did something */
 	const struct classify_rule *rules[FLOW_PATH_MAX];
-	/* of the rules, where they are that few and do nothing with a frame that goes on or is
-	   dropped but to count it; else FLOW_PATH_ACTS in the first */
-	uint32_t slots[FLOW_PATH_COUNTED];
 };
 static const uint32_t FLOW_PATH_ACTS = UINT32_MAX;
 

@@ -231,10 +231,11 @@ struct meeting {
 	struct frame *frames[FRAME_BATCH];
 };
 
-/* Copies and what drivers made meet none. */
+enum { MEETS_NONE = FRAME_AS_IS | FRAME_ORIGINATED }; /* copies, and what drivers made */
+
 static bool meets_rules(const struct frame *frame)
 {
-	return !(frame->flags & (FRAME_AS_IS | FRAME_ORIGINATED));
+	return !(frame->flags & MEETS_NONE);
 }
 
 /* Those whose connection is not known yet; hashes of the others are not asked for. */
@@ -338,17 +339,33 @@ static void arrive(struct rules_work *work, struct frame *frame, uint16_t port, 
 	at->set.set_fields = 0; /* the rest counts where its bit is set */
 }
 
+/* Those of the batch that meet the ingress stage. */
+static unsigned meeting_fill(struct meeting *meeting, struct frame *batch, unsigned batch_count,
+			     uint64_t accepted)
+{
+	unsigned flags = 0, count = 0;
+
+	for (unsigned i = 0; i < batch_count; i++) {
+		meeting->frames[i] = &batch[i];
+		flags |= batch[i].flags;
+	}
+	if (__builtin_expect(accepted == bits_below(batch_count) && !(flags & MEETS_NONE), 1))
+		return batch_count;
+	for (unsigned i = 0; i < batch_count; i++) {
+		meeting->frames[count] = &batch[i];
+		count += (accepted >> i & 1) && meets_rules(&batch[i]);
+	}
+	return count;
+}
+
 uint64_t rules_ingress(struct rules_work *work, const struct rules_stage *stage,
 		       struct frame *batch, uint64_t accepted, uint64_t *edited)
 {
 	struct meeting meeting;
 	uint64_t on = accepted;
 
-	*edited = meeting.count = 0;
-	for (unsigned i = 0; i < work->batch_count; i++) {
-		meeting.frames[meeting.count] = &batch[i];
-		meeting.count += (accepted >> i & 1) && meets_rules(&batch[i]);
-	}
+	*edited = 0;
+	meeting.count = meeting_fill(&meeting, batch, work->batch_count, accepted);
 	meet(work, stage, &meeting, work->cells[work->in_port].rx_drops);
 	for (uint64_t gone = meeting.gone; gone; gone &= gone - 1)
 		on &= ~((uint64_t)1 << (meeting.frames[__builtin_ctzll(gone)] - batch));

@@ -4,6 +4,7 @@
 
 #include "check.h"
 #include "flow_cache.h"
+#include "flow_cache_lines.h"
 
 enum { GENERATION = 7, STAGE = 3 };
 
@@ -83,6 +84,13 @@ static void test_bits(struct flow_cache *cache)
 	}
 }
 
+/* An empty entry is nobody's, not even the first generation's of a key without a bit. */
+static void test_empty(struct flow_cache *cache)
+{
+	CHECK(stamp_of(0, 0) != 0);
+	CHECK(!flow_cache_find(cache, 0, 0, 0, &(struct flow_key){0}));
+}
+
 static void test_replaced(struct flow_cache *cache)
 {
 	struct flow_key key = key_of(1);
@@ -137,6 +145,7 @@ int main(void)
 
 	if (!CHECK(cache != NULL))
 		return check_result();
+	test_empty(cache);
 	test_exact(cache);
 	test_bits(cache);
 	test_replaced(cache);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "flow_cache_lines.h"
 #include "parse.h"
 #include "rules_hits.h"
 #include "rules_work.h"
@@ -151,6 +152,8 @@ static void needs_make(struct hits_test *test)
 
 	for (unsigned i = 0; i < sizeof(test->stage.needs); i++)
 		needs[i] = any(test, 4) ? 0xff : (uint8_t)any(test, 256);
+	for (unsigned i = 0, near_only = any(test, 2); near_only && i < FAR_WORDS; i++)
+		memset(needs + far_word[i] * sizeof(uint64_t), 0, sizeof(uint64_t));
 }
 
 static void round_run(struct hits_test *test)
@@ -160,6 +163,7 @@ static void round_run(struct hits_test *test)
 	struct flow_key masked[FRAME_BATCH];
 
 	needs_make(test);
+	test->work->cache->scattered = any(test, 2);
 	for (unsigned n = 0; n < count; n++) {
 		struct flow_key key;
 		struct cursor cursor;
