@@ -375,6 +375,7 @@ class Engine:
         return PortStatus(
             link_up=status.link_up,
             lost=status.lost,
+            tags_unseen=status.tags_unseen,
             mtu=status.mtu,
             ifindex=status.ifindex,
             mac=mac_text(mac) if any(mac) else "",

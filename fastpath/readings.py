@@ -40,6 +40,7 @@ class PortStatus:
 
     link_up: bool
     lost: bool
+    tags_unseen: bool
     mtu: int
     ifindex: int
     mac: str

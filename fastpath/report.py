@@ -165,7 +165,8 @@ def _port_state(applier: Applier, name: str, links: Mapping[int, str]) -> PortSt
             offloads_ok=True,
             offloads_message="",
         )
-    message = _offloads(applier, name, links)
+    device = links.get(status.ifindex, "")
+    message = _tags(device) if status.tags_unseen else _offloads(applier, name, links)
     return PortState(
         name=name,
         outcome=outcome,
@@ -176,12 +177,21 @@ def _port_state(applier: Applier, name: str, links: Mapping[int, str]) -> PortSt
         mac=status.mac,
         caps=status.caps,
         detail=status.detail,
-        device=links.get(status.ifindex, ""),
+        device=device,
         rx_queues=status.rx_queues,
         tx_queues=status.tx_queues,
         mem_region=status.mem_region,
         offloads_ok=not message,
         offloads_message=message,
+    )
+
+
+def _tags(device: str) -> str:
+    """Frames would come out of their VLAN."""
+    return (
+        f"a VLAN tag that a sender or {device} itself keeps beside a frame is lost, for this kernel "
+        f"or driver does not tell it: ethtool -K {device} rxvlan off; where it is an end of a "
+        "pair, txvlan off and tx-vlan-stag-hw-insert off at the other end"
     )
 
 

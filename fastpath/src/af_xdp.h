@@ -2,7 +2,7 @@
  * AF_XDP ports: what the files of the type share. Nobody else includes this.
  *
  *   af_xdp_open.c     (keeper)     sockets, memory: acquire, release
- *   af_xdp_program.c  (keeper)     the XDP program that brings frames to the sockets
+ *   af_xdp_program.c, af_xdp_btf.c  (keeper)  the XDP program that brings frames to the sockets
  *   port_af_xdp.c     (forwarder)  attach, detach, status
  *   af_xdp_rx.c       (workers)    frames in
  *   af_xdp_tx.c       (workers)    frames out
@@ -176,6 +176,7 @@ struct xdp_port {
 	uint32_t queues;
 	uint32_t tx_queues;
 	bool native;
+	bool tags;
 	bool multi;
 	int packet_fd;
 	uint8_t *memory;
@@ -200,11 +201,19 @@ void xdp_ring_unmap(struct xdp_ring *ring);
  * af_xdp_program.c: a map of sockets by queue, and the program that sends the frames of each queue
  * to its socket, those of other queues on to the host's stack.
  */
-int xdp_map_make(const int *sockets, unsigned count, struct error *err);
-/* Loads the program and attaches it: the fd of the link. *native: in the driver. */
-int xdp_program_attach(int map, uint32_t ifindex, const char *ifname, bool *native,
+int xdp_map_make(unsigned queues, struct error *err);
+int xdp_map_fill(int map, const int *sockets, unsigned queues, struct error *err);
+struct xdp_attached {
+	bool native; /* in the driver, else where the stack begins */
+	bool tags;   /* a VLAN tag that the kernel keeps beside the frame is put back in line */
+};
+/* Loads the program and attaches it: the fd of the link. */
+int xdp_program_attach(int map, uint32_t ifindex, const char *ifname, struct xdp_attached *how,
 		       struct error *err);
 void xdp_program_detach(int link);
+
+/* af_xdp_btf.c: what a program calls a function of the kernel by; 0: there is none. */
+uint32_t xdp_kernel_function(const char *name);
 
 /* Up and with a carrier, as a packet socket tells; `request` then has the interface's name. */
 struct ifreq;

@@ -1,8 +1,8 @@
 /*
  * AF_XDP, acquire: memory, sockets of each queue, the program.
  *
- * The program comes last: from then on frames arrive, and everything they need is there. They are
- * kept while nobody has attached yet.
+ * Frames arrive from the moment when the sockets are in the program's map, and are kept while
+ * nobody has attached yet.
  *
  * Runs on: the keeper (xdp_ring_map also in the forwarder).
  */
@@ -22,7 +22,7 @@
 
 enum {
 	XDP_MTU_ONE_PIECE = XDP_CHUNK_BYTES - XDP_KERNEL_HEADROOM - 18,
-	XDP_BIND_TRIES = 250, /* a millisecond each */
+	XDP_BIND_TRIES = 2000, /* a millisecond each */
 };
 
 struct wanted {
@@ -32,7 +32,7 @@ struct wanted {
 	uint32_t tx_queues;
 	uint8_t *memory;
 	bool multi;
-	bool native;
+	struct xdp_attached attached;
 };
 
 /* --- rings --------------------------------------------------------------------------------- */
@@ -136,7 +136,7 @@ static int socket_bind(int fd, const struct wanted *wanted, uint32_t queue, int 
 		address.sxdp_flags = XDP_SHARED_UMEM;
 		address.sxdp_shared_umem_fd = (uint32_t)shared;
 	}
-	/* What was closed just now, the kernel gives up a little later. */
+	/* A port of this interface that was closed just now, the kernel gives up a little later. */
 	for (int tries = 0; bind(fd, (struct sockaddr *)&address, sizeof(address)); tries++) {
 		if (errno != EBUSY || tries == XDP_BIND_TRIES)
 			return bind_failed(wanted, queue, err);
@@ -230,7 +230,7 @@ static int packet_socket(const struct wanted *wanted, struct port_fds *fds, stru
 
 	if (fd < 0)
 		return error_set(err, errno, "af_xdp: packet socket: %s", strerror(errno));
-	fds->fd[fds->count++] = fd;
+	fds->fd[XDP_FD_PACKET] = fd;
 	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) ||
 	    setsockopt(fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &promisc, sizeof(promisc)))
 		return error_set(err, errno, "af_xdp: promiscuous mode of %s: %s", wanted->ifname,
@@ -247,7 +247,7 @@ static int memory_open(struct wanted *wanted, struct port_fds *fds, struct error
 
 	if (fd < 0)
 		return error_set(err, errno, "af_xdp: memfd: %s", strerror(errno));
-	fds->fd[fds->count++] = fd;
+	fds->fd[XDP_FD_MEMORY] = fd;
 	if (ftruncate(fd, (off_t)bytes) ||
 	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
 		return error_set(err, errno, "af_xdp: memfd: %s", strerror(errno));
@@ -285,64 +285,64 @@ static int sockets_open(const struct wanted *wanted, struct port_fds *fds, struc
 	return rc;
 }
 
-/* Memory, sockets. The places of link and map in fds are filled later. */
-static int parts_open(struct wanted *wanted, struct port_fds *fds, struct error *err)
+static void sockets_close(struct port_fds *fds)
 {
-	int rc = memory_open(wanted, fds, err);
-
-	if (rc)
-		return rc;
-	fds->fd[fds->count++] = -1;
-	fds->fd[fds->count++] = -1;
-	rc = packet_socket(wanted, fds, err);
-	if (!rc)
-		rc = sockets_open(wanted, fds, err);
-	return rc;
-}
-
-static void parts_close(struct wanted *wanted, struct port_fds *fds)
-{
-	memory_close(wanted);
-	wanted->memory = NULL;
-	while (fds->count) {
-		int fd = fds->fd[--fds->count];
-
-		if (fd >= 0)
-			close(fd);
-	}
+	while (fds->count > XDP_FD_SOCKETS)
+		close(fds->fd[--fds->count]);
 }
 
 /* Kernels before 6.6 know no packets of several pieces: then one has to be enough. */
-static int parts_open_any(struct wanted *wanted, struct port_fds *fds, struct error *err)
+static int sockets_open_any(struct wanted *wanted, struct port_fds *fds, struct error *err)
 {
 	int rc;
 
 	wanted->multi = true;
-	rc = parts_open(wanted, fds, err);
+	rc = sockets_open(wanted, fds, err);
 	if (rc != -EINVAL)
 		return rc;
-	parts_close(wanted, fds);
+	sockets_close(fds);
 	if (wanted->netdev.mtu > XDP_MTU_ONE_PIECE)
 		return error_set(err, EOPNOTSUPP,
 				 "af_xdp: this kernel takes frames of at most %d bytes over "
 				 "AF_XDP; %s has an MTU of %u",
 				 XDP_MTU_ONE_PIECE, wanted->ifname, wanted->netdev.mtu);
 	wanted->multi = false;
-	return parts_open(wanted, fds, err);
+	return sockets_open(wanted, fds, err);
 }
 
-static int program_open(struct wanted *wanted, struct port_fds *fds, struct error *err)
+/*
+ * First the program, which finds no socket and lets all frames pass: it shows whether the
+ * interface is somebody else's. With the sockets in the map it is the port's.
+ */
+static int all_open(struct wanted *wanted, struct port_fds *fds, struct error *err)
 {
-	int fd = xdp_map_make(fds->fd + XDP_FD_SOCKETS, wanted->queues, err);
+	int rc = xdp_map_make(wanted->queues, err);
 
-	if (fd < 0)
-		return fd;
-	fds->fd[XDP_FD_MAP] = fd;
-	fd = xdp_program_attach(fd, wanted->netdev.ifindex, wanted->ifname, &wanted->native, err);
-	if (fd < 0)
-		return fd;
-	fds->fd[XDP_FD_LINK] = fd;
-	return 0;
+	if (rc < 0)
+		return rc;
+	fds->fd[XDP_FD_MAP] = rc;
+	rc = xdp_program_attach(rc, wanted->netdev.ifindex, wanted->ifname, &wanted->attached, err);
+	if (rc < 0)
+		return rc;
+	fds->fd[XDP_FD_LINK] = rc;
+	rc = memory_open(wanted, fds, err);
+	if (!rc)
+		rc = packet_socket(wanted, fds, err);
+	if (!rc)
+		rc = sockets_open_any(wanted, fds, err);
+	if (!rc)
+		rc = xdp_map_fill(fds->fd[XDP_FD_MAP], fds->fd + XDP_FD_SOCKETS, wanted->queues,
+				  err);
+	return rc;
+}
+
+static void all_close(struct port_fds *fds)
+{
+	sockets_close(fds);
+	while (fds->count--)
+		if (fds->fd[fds->count] >= 0)
+			close(fds->fd[fds->count]);
+	fds->count = 0;
 }
 
 static int wanted_read(const struct port_options *options, struct wanted *wanted, struct error *err)
@@ -375,21 +375,21 @@ int xdp_acquire(const struct port_options *options, struct port_fds *fds, struct
 
 	if (!err)
 		err = &unheard;
-	fds->count = 0;
 	rc = wanted_read(options, &wanted, err);
-	if (!rc)
-		rc = parts_open_any(&wanted, fds, err);
-	if (!rc)
-		rc = program_open(&wanted, fds, err);
+	if (rc)
+		return rc;
+	for (fds->count = 0; fds->count < XDP_FD_SOCKETS; fds->count++)
+		fds->fd[fds->count] = -1;
+	rc = all_open(&wanted, fds, err);
+	memory_close(&wanted);
 	if (rc) {
-		parts_close(&wanted, fds);
+		all_close(fds);
 		return rc;
 	}
-	memory_close(&wanted);
 	snprintf(fds->state, sizeof(fds->state),
-		 "ifindex=%u queues=%u tx_queues=%u device_queues=%u native=%d multi=%d",
+		 "ifindex=%u queues=%u tx_queues=%u device_queues=%u native=%d tags=%d multi=%d",
 		 wanted.netdev.ifindex, wanted.queues, wanted.tx_queues, wanted.netdev.rx_queues,
-		 wanted.native, wanted.multi);
+		 wanted.attached.native, wanted.attached.tags, wanted.multi);
 	return 0;
 }
 

@@ -64,6 +64,7 @@ enum port_cap {
 struct port_status {
 	bool link_up;
 	bool lost;	     /* the device is gone; only a new acquire brings it back */
+	bool tags_unseen;    /* a VLAN tag that the kernel keeps beside a frame is lost here */
 	uint32_t mtu;	     /* bytes of payload behind the Ethernet header; 0: no limit known */
 	uint32_t ifindex;    /* 0: no kernel interface */
 	uint32_t mem_region; /* of netmap, in which buffers can change hands; 0: none */

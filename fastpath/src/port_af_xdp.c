@@ -32,6 +32,7 @@ static int state_read(const struct port_fds *fds, struct xdp_port *xdp, struct e
 
 	xdp->ifindex = port_state_u32(fds, "ifindex", 0);
 	xdp->native = port_state_u32(fds, "native", 0);
+	xdp->tags = port_state_u32(fds, "tags", 0);
 	xdp->multi = port_state_u32(fds, "multi", 0);
 	if (!xdp->ifindex || !queues || queues > PORT_QUEUES_MAX || !tx_queues ||
 	    tx_queues > queues || fds->count != XDP_FD_SOCKETS + queues + tx_queues)
@@ -214,13 +215,14 @@ static void af_xdp_poll_status(struct port *port, struct port_status *status)
 	    .caps = atomic_load_explicit(&port->caps, memory_order_relaxed),
 	    .rx_queues = port->rx_queue_count,
 	    .tx_queues = port->tx_queue_count,
+	    .tags_unseen = !xdp->tags,
 	};
 	for (uint32_t i = 0; i < xdp->queues; i++)
 		status->kernel_drops += xdp_rx_kernel_drops(&xdp->rx[i]);
 	snprintf(status->detail, sizeof(status->detail),
-		 "AF_XDP, %s, copy, %u chunks of %u KB a queue%s",
+		 "AF_XDP, %s, copy, %u chunks of %u KB a queue%s, vlan_tags: %s",
 		 xdp->native ? "in the driver" : "generic", XDP_QUEUE_CHUNKS, XDP_CHUNK_BYTES >> 10,
-		 xdp->multi ? ", packets of several" : "");
+		 xdp->multi ? ", packets of several" : "", xdp->tags ? "in line" : "unseen");
 	if (interface_gone(xdp->packet_fd)) {
 		status->lost = true;
 		return;

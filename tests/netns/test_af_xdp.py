@@ -5,6 +5,7 @@ host 0 ══ veth ══ p0 [br0] p1 ══ veth ══ host 1
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ import pytest
 from tests.support.appliance import Appliance
 from tests.support.fastpath import FastPath, bridge, port
 from tests.support.kills import Traffic, lost_by_us, pauses_ms, undisturbed_loss
+from tests.support.rigs import TAG_C, TAG_S, frame
 from tests.support.stacks import iperf
-from tests.support.topology import Topology, run, wait_until
+from tests.support.topology import Topology, linux_bridge_over, run, wait_until
+from tests.support.wire import HostPort
 
 pytestmark = pytest.mark.root
 
@@ -108,6 +111,67 @@ def test_it_is_off_unless_allowed(net: Topology) -> None:
             "error",
             "error",
         ]
+
+
+# --- what a frame is not alone -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def tag_aside(net: Topology) -> Iterator[HostPort]:
+    """A place from where a frame's tag reaches host 0's interface beside the frame, as of a stack
+    with a VLAN interface: a bridge takes it out of what comes in and leaves it to the device."""
+    host, (ours, theirs) = net.hosts[0], (f"{net.prefix}x", f"{net.prefix}y")
+    run("ip", "-n", host, "link", "add", "name", ours, "type", "veth", "peer", "name", theirs)
+    for ifname in (ours, theirs):
+        run("ip", "-n", host, "link", "set", ifname, "up")
+    with linux_bridge_over(host, [theirs, net.host_ifs[0]]):
+        yield HostPort(host, ours)
+
+
+@pytest.mark.parametrize("receiver", ["af_xdp", "af_packet"])
+def test_a_tag_beside_the_frame_is_not_lost(
+    net: Topology, switch: Appliance, receiver: str
+) -> None:
+    """Without its tag the frame would be one of another VLAN."""
+    put_bridge(net, switch, receiver, "af_packet")
+    features = net.run(net.hosts[0], "ethtool", "-k", net.host_ifs[0])
+    assert "tx-vlan-offload: on" in features
+    frames = [frame(n, 100 + n, (TAG_C, 0x2005)) for n in range(50)]
+    frames += [frame(100 + n, 100, (TAG_S, 0x0007), (TAG_C, 0x0008)) for n in range(50)]
+    frames += [frame(200 + n, 1400) for n in range(50)]
+    with tag_aside(net) as sender, contextlib.closing(sender):
+        sink = HostPort(net.hosts[1], net.host_ifs[1])
+        with contextlib.closing(sink):
+            sender.send_all(frames)
+            taken: list[bytes] = []
+
+            def all_there() -> bool:
+                taken.extend(data for data in sink.receive() if data[:12] == frames[0][:12])
+                return len(taken) >= len(frames)
+
+            wait_until(all_there, 5, "all frames")
+    assert taken == frames
+    switch.check_ledger()
+
+
+def test_tags_that_nobody_tells_are_warned_of(net: Topology, switch: Appliance) -> None:
+    """A Linux bridge takes tags out, and has no XDP of its own that could tell them."""
+    with linux_bridge_over(net.switch, net.switch_ifs[:1]) as device:
+        switch.put_bridge("br0")
+        switch.put_port("p0", "br0", {"type": "af_xdp", "ifname": device})
+        switch.wait_ports("p0")
+        offloads = switch.conditions("p0")["OffloadsSafe"]
+        assert offloads["status"] == "False"
+        assert f"ethtool -K {device} rxvlan off" in offloads["message"]
+        found = switch.call("GET", "/system/preflight")["findings"]
+        (finding,) = (item for item in found if item["code"] == "OFFLOADS_ENABLED")
+        assert finding["fix"] == f"ethtool -K {device} rxvlan off"
+        switch.put_port("p1", "br0", {"type": "af_xdp", "ifname": net.switch_ifs[1]})
+        switch.wait_ports("p1")
+        assert " 0% packet loss" in ping(net)
+        assert switch.conditions("p1")["OffloadsSafe"]["status"] == "True"
+        switch.call("DELETE", "/ports/p0")
+        switch.wait_ports("p1")
 
 
 # --- kills ---------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from tests.support.overlay import (
 )
 from tests.support.pipe_rig import PipeRig, ValeRig
 from tests.support.switch import Attached, Switch, acquire
-from tests.support.topology import Topology, run, wait_until
+from tests.support.topology import Topology, linux_bridge_over, run, wait_until
 from tests.support.wire import HostPort, in_netns
 
 MTU = 9000
@@ -236,6 +236,35 @@ class AfXdpRig(AfPacketRig):
     type = "af_xdp"
 
 
+class AfXdpGenericRig(AfXdpRig):
+    """A Linux bridge is the port's interface: it has no XDP of its own, so the program runs where
+    the stack begins, and the tags that the bridge has taken out are not seen there."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self._stack = contextlib.ExitStack()
+        outside = (self.net.switch, self.net.switch_ifs, MTU, f"{self.net.prefix}b")
+        self.device = self._stack.enter_context(linux_bridge_over(*outside))
+        show = ("ip", "-n", self.net.switch, "-br", "link", "show", self.device)
+        wait_until(lambda: "LOWER_UP" in run(*show) and " UP " in run(*show), 5, "it has a link")
+
+    def open(self, options: Mapping[str, str] = {}) -> Attached:
+        return super().open({"ifname": self.device, **options})
+
+    def frame(
+        self, number: int, length: int = 60, *tags: tuple[int, int], source: int = 1, to: int = 2
+    ) -> bytes:
+        del tags
+        return frame(number, length, source=source, to=to)
+
+    def link(self, up: bool) -> None:
+        run("ip", "-n", self.net.switch, "link", "set", self.device, "up" if up else "down")
+
+    def close(self) -> None:
+        self._stack.close()
+        super().close()
+
+
 class AfXdp4Rig(AfXdpRig):
     """A pair of four queues in each direction; the sender's stack spreads flows over them."""
 
@@ -433,6 +462,7 @@ NETDEV_RIGS: dict[str, Callable[[Path], NetdevRig]] = {
     "af_packet-v3": AfPacketV3Rig,
     "af_packet-v3-ring": AfPacketV3RingRig,
     "af_xdp": AfXdpRig,
+    "af_xdp-generic": AfXdpGenericRig,
     "tap": TapRig,
     "tun": TunRig,
     "udp": UdpRig,
