@@ -4,11 +4,11 @@
 #include <sys/stat.h>
 
 #include "fdb.h"
+#include "huge.h"
 
 int fdb_map(int fd, uint32_t entries_max, void **memory, struct error *err)
 {
 	uint64_t bytes = fdb_bytes(entries_max);
-	int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
 	struct stat file;
 	void *map;
 
@@ -21,15 +21,18 @@ int fdb_map(int fd, uint32_t entries_max, void **memory, struct error *err)
 			    "fdb: file of %lld bytes, a table of %u entries needs %llu",
 			    (long long)file.st_size, entries_max, (unsigned long long)bytes);
 	}
-	map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags | MAP_POPULATE, fd, 0);
-	if (map == MAP_FAILED)
+	/* lookups are all over the table: with small pages most of them would miss the TLB, too */
+	map = fd < 0 ? huge_map(bytes) : huge_map_file(fd, bytes);
+	if (!map)
 		return error_set(err, errno, "fdb: %llu bytes of memory cannot be mapped",
 				 (unsigned long long)bytes);
+	/* pages that cannot be had now come when they are touched */
+	madvise(map, bytes, MADV_POPULATE_WRITE);
 	*memory = map;
 	return 0;
 }
 
 void fdb_unmap(void *memory, uint32_t entries_max)
 {
-	munmap(memory, fdb_bytes(entries_max));
+	huge_unmap(memory, fdb_bytes(entries_max));
 }

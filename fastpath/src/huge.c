@@ -1,6 +1,7 @@
 /* Runs on: see huge.h. */
 #include "huge.h"
 
+#include <errno.h>
 #include <stdint.h>
 #include <sys/mman.h>
 
@@ -12,11 +13,11 @@ static size_t whole(size_t bytes)
 }
 
 /* The kernel aligns to small pages: one huge page more is mapped, and what is beside goes. */
-void *huge_map(size_t bytes)
+static void *map_aligned(size_t bytes, int protection)
 {
-	size_t wanted = whole(bytes), before;
-	char *memory = mmap(NULL, wanted + HUGE_BYTES, PROT_READ | PROT_WRITE,
+	char *memory = mmap(NULL, bytes + HUGE_BYTES, protection,
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	size_t before;
 
 	if (memory == MAP_FAILED)
 		return NULL;
@@ -24,9 +25,35 @@ void *huge_map(size_t bytes)
 	if (before)
 		munmap(memory, before);
 	if (before < HUGE_BYTES)
-		munmap(memory + before + wanted, HUGE_BYTES - before);
-	madvise(memory + before, wanted, MADV_HUGEPAGE);
+		munmap(memory + before + bytes, HUGE_BYTES - before);
 	return memory + before;
+}
+
+void *huge_map(size_t bytes)
+{
+	void *memory = map_aligned(whole(bytes), PROT_READ | PROT_WRITE);
+
+	if (memory)
+		madvise(memory, whole(bytes), MADV_HUGEPAGE);
+	return memory;
+}
+
+void *huge_map_file(int fd, size_t bytes)
+{
+	void *at = map_aligned(whole(bytes), PROT_NONE), *memory;
+	int reason;
+
+	if (!at)
+		return NULL;
+	memory = mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	if (memory == MAP_FAILED) {
+		reason = errno;
+		huge_unmap(at, bytes);
+		errno = reason;
+		return NULL;
+	}
+	madvise(memory, bytes, MADV_HUGEPAGE);
+	return memory;
 }
 
 void huge_unmap(void *memory, size_t bytes)

@@ -10,5 +10,7 @@
 
 /* Aligned to a huge page. NULL: no memory. */
 void *huge_map(size_t bytes);
-/* As many bytes as were mapped. NULL is allowed. */
+/* The first bytes of a file, shared, aligned as well. NULL: errno. */
+void *huge_map_file(int fd, size_t bytes);
+/* As many bytes as were mapped, of either. NULL is allowed. */
 void huge_unmap(void *memory, size_t bytes);
