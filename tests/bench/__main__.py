@@ -113,7 +113,11 @@ def measure(chosen: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     report: dict[str, Any] = {"runs": [run], "order": [case.name for case in CASES]}
     plan = runner.Plan(chosen.rounds, chosen.seconds, chosen.realtime, say)
     cases = chosen_cases(only, chosen.without)
-    found = [*runner.measure(cases, SUBJECTS, plan), *memory.measure(only, chosen.rounds, say)]
+    found = [
+        *runner.measure(cases, SUBJECTS, plan),
+        *memory.measure(only, chosen.rounds, say),
+        *rule_peers.cases(only, chosen.rounds, chosen.seconds, say),
+    ]
     report["cases"] = [{**result.as_json(), "run": 0} for result in found]
     rows: dict[str, Sequence[Any]] = {
         "netmap": netmap.measure(only, chosen.rounds, chosen.seconds, say),
@@ -122,7 +126,7 @@ def measure(chosen: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     if any(text in rules.NAME for text in only):
         rows["rules"] = rules.measure(say, chosen.classbench)
     if any(text in rule_peers.NAME for text in only):
-        rows["rule_peers"] = list(rule_peers.usual(chosen.seconds))
+        rows["rule_peers"] = list(rule_peers.usual(say))
     report |= {name: sections.as_json(of, 0) for name, of in rows.items() if of}
     run["load_after"] = list(os.getloadavg())
     run["noise_after"] = machine.noise()

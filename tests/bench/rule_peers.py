@@ -1,8 +1,8 @@
 """`python -m tests.bench.rule_peers` (as root): what rules cost here and elsewhere, for the same
 rules and as many flows inside them.
 
-    here       the engine between memory ports (bench_rules.c): receiving, learning, looking up,
-               rules and sending, nothing subtracted
+    here       the engine between memory ports (bench_rules.c): receiving, VLAN, learning, looking
+               up, rules and sending, nothing subtracted
     OVS-DPDK   frames of a pcap file, again and again (net_pcap, infinite_rx), through the flows to
                a port that discards (net_null), on one core; what testpmd takes to move the same
                frames between the same two ports is subtracted
@@ -10,7 +10,7 @@ rules and as many flows inside them.
                the same takes without rules is subtracted; as a list, and as a hash set of exact
                tuples
 
-    --rules N --shape acl|fw|ipc --flows N,N (of 1000, 10000, 100000) --seconds S
+    --rules N --shape acl|fw|ipc --flows N,N (of 1000, 10000, 100000) --rounds N --seconds S
 
 The peers' costs are processor time of the threads at work, in nanoseconds a frame, so that what
 else the machine does matters little. A peer that is not installed is named, with what is missing.
@@ -21,35 +21,36 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import re
-import shutil
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.bench import rule_traces, rulesets
+from tests.bench import machine, rule_traces, rulesets, table
+from tests.bench.cases import Sample
+from tests.bench.peers import dpdk, missing
+from tests.bench.peers import rules as peer
+from tests.bench.results import Result
 from tests.bench.rulesets import FiveTuple
-from tests.support.oracles import LinuxBridge, OpenVSwitch
+from tests.support.oracles import LinuxBridge
 from tests.support.probes import tool
-from tests.support.topology import Topology, run, wait_until
+from tests.support.topology import Topology, run
 from tests.support.wire import in_netns
 
+Say = Callable[[str], None]
 NAME = "rules beside other switches"
-OURS = "this switch"
+OURS = "vswitch engine"
 RULES = 10_000
 FLOWS = (1_000, 100_000)
-OVS_DPDK = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
-TESTPMD = "dpdk-testpmd"
-MEMORY_MIB = 1024
-CORE = 1
-WARM_S = 120  # OVS lets the number of its cached flows grow by 1,000 twice a second
+OVS = "OVS-DPDK, pcap to null"
+CASE = "rules and VLANs in memory"
+TARGET = 2.0
+VID = 1
 NFT_FRAMES = 20_000
 NFT_ROUNDS = 3
 NFT_LINEAR_MAX = 1_000  # rules: each costs tens of nanoseconds a frame
@@ -64,168 +65,6 @@ class Row:
     flows: int
     ns: float
     note: str = ""
-
-
-def say(text: str) -> None:
-    sys.stderr.write(f"bench: {text}\n")
-    sys.stderr.flush()
-
-
-def missing() -> dict[str, str]:
-    """By peer: the Debian packages that it needs and that are not here."""
-    wants = {
-        "OVS-DPDK": {
-            "openvswitch-switch-dpdk": Path(OVS_DPDK).exists(),
-            "dpdk-dev": shutil.which(TESTPMD) is not None,
-            "librte-net-pcap23": bool(_drivers("net_pcap")),
-            "librte-net-null23": bool(_drivers("net_null")),
-        },
-        "nft": {"nftables": shutil.which("nft") is not None},
-    }
-    lacking = {
-        peer: " ".join(name for name, there in packages.items() if not there)
-        for peer, packages in wants.items()
-    }
-    return {peer: names for peer, names in lacking.items() if names}
-
-
-def _drivers(name: str) -> list[Path]:
-    return list(Path("/usr/lib").glob(f"*/dpdk/pmds-*/librte_{name}.so*"))
-
-
-def thread_ns(pid: int, name: str) -> int:
-    """Processor time of a process's threads whose name begins with `name` (proc(5), schedstat)."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):
-            if (task / "comm").read_text().startswith(name):
-                total += int((task / "schedstat").read_text().split()[0])
-    return total
-
-
-# --- OVS-DPDK -------------------------------------------------------------------------------------
-
-
-def _vdevs(pcap: Path) -> tuple[str, str]:
-    return f"net_pcap0,rx_pcap={pcap},infinite_rx=1", "net_null0,no-rx=1"
-
-
-def testpmd_ns(pcap: Path, seconds: float) -> float:
-    """What it takes to receive the frames and to send them, without looking at them."""
-    source, sink = _vdevs(pcap)
-    argv = [
-        *(TESTPMD, "--no-huge", "-m", str(MEMORY_MIB), "--no-pci", "-l", f"0,{CORE}"),
-        *("--file-prefix", f"bench{os.getpid()}", "--no-telemetry"),
-        *("--vdev", source, "--vdev", sink, "--", "--forward-mode=io", "--no-flush-rx"),
-        *("--total-num-mbufs=200000", "--stats-period=1"),
-    ]
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
-
-        def received() -> list[int]:
-            said.seek(0)
-            found = re.findall(r"NIC statistics for port 0 .*\n\s+RX-packets: (\d+)", said.read())
-            return [int(count) for count in found]
-
-        try:
-            _wait_while(process, lambda: len(received()) >= 2, "testpmd forwards")
-            samples = []
-            for _ in range(2):
-                seen = len(received())
-                _wait_while(process, lambda seen=seen: len(received()) > seen, "new figures")  # type: ignore[misc]
-                samples.append((thread_ns(process.pid, _worker(process.pid)), received()[-1]))
-                if len(samples) == 1:
-                    time.sleep(seconds)
-        finally:
-            process.terminate()
-            process.wait(20)
-    return (samples[1][0] - samples[0][0]) / (samples[1][1] - samples[0][1])
-
-
-def _worker(pid: int) -> str:
-    """The name of testpmd's forwarding thread, which differs between versions."""
-    names = {(task / "comm").read_text().strip() for task in Path(f"/proc/{pid}/task").iterdir()}
-    return next(name for name in names if re.fullmatch(rf".*worker-?{CORE}", name))
-
-
-def _wait_while(process: subprocess.Popen[bytes], condition: object, what: str) -> None:
-    def holds() -> bool:
-        if process.poll() is not None:
-            raise RuntimeError(f"{TESTPMD} ended with {process.returncode} before: {what}")
-        return bool(condition())  # type: ignore[operator]
-
-    wait_until(holds, 30, what)
-
-
-class DpdkSwitch(OpenVSwitch):
-    """Two ports: frames of a file, and nothing."""
-
-    program = OVS_DPDK
-
-    def __init__(self, net: Topology, pcap: Path) -> None:
-        super().__init__(net)
-        self._pcap = pcap
-
-    def settings(self) -> list[str]:
-        extra = f"--no-huge --legacy-mem -m {MEMORY_MIB} --no-pci --file-prefix ovs{os.getpid()}"
-        values = {
-            "dpdk-init": "true",
-            "dpdk-extra": f'"{extra}"',
-            "dpdk-lcore-mask": "0x1",
-            "pmd-cpu-mask": hex(1 << CORE),
-        }
-        return [f"other_config:{name}={value}" for name, value in values.items()]
-
-    def ports(self) -> list[str]:
-        words = []
-        names = ("source", "discard")
-        for number, (name, devargs) in enumerate(
-            zip(names, _vdevs(self._pcap), strict=True), start=1
-        ):
-            words += ["--", "add-port", "obr", name, "--", "set", "Interface", name]
-            words += ["type=dpdk", f"ofport_request={number}"]
-            words += [f'options:dpdk-devargs="{devargs}"']
-        return words
-
-    def received(self) -> dict[str, float]:
-        """packets received, emc hits, megaflow hits, upcalls: sums since the start."""
-        text = str(self.call("dpif-netdev/pmd-stats-show"))
-        names = ("packets received", "emc hits", "megaflow hits", "miss with success upcall")
-        return {
-            name: float(found[1])
-            for name in names
-            if (found := re.search(rf"^\s+{name}: (\d+)", text, re.MULTILINE))
-        }
-
-
-def ovs_ns(rules: Sequence[FiveTuple], pcap: Path, seconds: float) -> tuple[float, str]:
-    with Topology(1, addresses=False) as net, DpdkSwitch(net, pcap) as ovs:
-        started = time.monotonic()
-        ovs.flows([*rule_traces.for_ovs(rules, to="2"), "priority=0,actions=output:2"])
-        built = time.monotonic() - started
-        _wait_warm(ovs)
-        before, ns = ovs.received(), thread_ns(ovs.pid, "pmd-")
-        time.sleep(seconds)
-        after, used = ovs.received(), thread_ns(ovs.pid, "pmd-") - ns
-    count = {name: after[name] - before[name] for name in after}
-    frames = count["packets received"]
-    note = f"{100 * count['emc hits'] / frames:.0f} % in its exact-match cache, "
-    note += f"{count['miss with success upcall']:.0f} upcalls, flows installed in {built:.2f} s"
-    return used / frames, note
-
-
-def _wait_warm(ovs: DpdkSwitch) -> None:
-    """Until hardly a frame has to be asked about in the slow path any more, WARM_S at most."""
-    deadline = time.monotonic() + WARM_S
-    before = ovs.received()
-    while time.monotonic() < deadline:
-        time.sleep(1)
-        now = ovs.received()
-        frames = now["packets received"] - before["packets received"]
-        asked = now["miss with success upcall"] - before["miss with success upcall"]
-        if frames and asked < frames / 10_000:
-            return
-        before = now
 
 
 # --- nftables -------------------------------------------------------------------------------------
@@ -273,49 +112,100 @@ def nft_rows(rules: Sequence[FiveTuple], flows: int) -> Iterator[Row]:
             yield Row(subject, count, flows, statistics.median(costs))
 
 
-# --- this switch ----------------------------------------------------------------------------------
+# --- this switch, beside Open vSwitch -------------------------------------------------------------
 
 
-def our_rows(rules: Sequence[FiveTuple], flows: Sequence[int]) -> Iterator[Row]:
-    """The rules are at the bridge's ingress."""
+def our_report(rules: Sequence[FiveTuple]) -> dict[str, Any]:
+    """bench_rules, the rules at the ingress of a bridge that filters VLANs, on the processor where
+    the peer runs."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "rules"
         rulesets.write(rules, path)
-        report = json.loads(run(tool("bench_rules"), str(path), timeout_s=300))
+        pinned = ("taskset", "-c", str(dpdk.polling_cpu()))
+        found: dict[str, Any] = json.loads(
+            run(*pinned, tool("bench_rules"), str(path), str(VID), timeout_s=300)
+        )
+        return found
+
+
+def our_rows(rules: Sequence[FiveTuple], flows: Sequence[int]) -> Iterator[Row]:
+    report = our_report(rules)
     note = f"all of the engine's work; {report['frame_ns']:.0f} ns without rules"
     for count in flows:
         yield Row(OURS, len(rules), count, report["hit_ns"][str(count)], note)
     yield Row(f"{OURS}, no flow known", len(rules), 0, report["miss_ns"], note)
 
 
+def _our_sample(rules: Sequence[FiveTuple], flows: int) -> Sample:
+    report = our_report(rules)
+    return Sample(float(report["hit_ns"][str(flows)]), {"without_rules_ns": report["frame_ns"]})
+
+
+def _ovs_sample(pair: peer.Pair, seconds: float) -> Sample:
+    around = pair.bare_ns(seconds)
+    whole, how = pair.switch_ns(seconds)
+    return Sample(whole - around, {"whole_ns": whole, "around_ns": around, **how})
+
+
+def compared(
+    rules: Sequence[FiveTuple], flows: int, rounds: int, seconds: float, say: Say
+) -> Result:
+    """Ours and Open vSwitch, what testpmd takes for the same frames subtracted, in turn."""
+    result = Result(
+        *(f"{CASE}, {len(rules):,} rules, hits of {flows:,} flows", "ns/frame", OURS),
+        *({OVS: TARGET}, False),
+    )
+    lacking = missing(peer.PACKAGES)
+    if lacking:
+        result.left_out[OVS] = f"not installed: {' '.join(lacking)}"
+        say(f"{OVS} is left out; {result.left_out[OVS]}")
+    with contextlib.ExitStack() as stack:
+        turns: dict[str, Callable[[], Sample]] = {OURS: lambda: _our_sample(rules, flows)}
+        if not lacking:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            pcap = directory / "trace.pcap"
+            rule_traces.write_pcap(pcap, rule_traces.frames(rules, flows))
+            pair = stack.enter_context(peer.Pair(rules, pcap))
+            turns[OVS] = lambda: _ovs_sample(pair, seconds)
+        result.noise.update(machine.noise())
+        for number in range(rounds):
+            for name in turns if number % 2 == 0 else reversed(turns):
+                result.samples.setdefault(name, []).append(turns[name]())
+            values = ", ".join(
+                f"{name} {found[-1].value:.1f}" for name, found in result.samples.items()
+            )
+            say(f"{result.name} {number + 1}/{rounds}: {values} ns a frame")
+    return result
+
+
+def cases(wanted: Sequence[str], rounds: int, seconds: float, say: Say) -> Iterator[Result]:
+    """What `make bench` measures beside Open vSwitch."""
+    if any(text in CASE for text in wanted):
+        rules = rulesets.generate("acl", RULES)
+        for flows in FLOWS:
+            try:
+                yield compared(rules, flows, rounds, seconds, say)
+            except Exception as error:  # the other cases' figures must not be lost
+                say(f"{CASE}: {error!r}")
+                why = f"{type(error).__name__}: {error}"
+                yield Result(f"{CASE}, {flows:,} flows", "ns/frame", OURS, {}, error=why)
+
+
 # --- all of them ----------------------------------------------------------------------------------
 
 
-def ovs_rows(rules: Sequence[FiveTuple], flows: Sequence[int], seconds: float) -> Iterator[Row]:
-    with tempfile.TemporaryDirectory() as directory:
-        for count in flows:
-            pcap = Path(directory) / f"{count}.pcap"
-            rule_traces.write_pcap(pcap, rule_traces.frames(rules, count))
-            around = testpmd_ns(pcap, seconds)
-            whole, note = ovs_ns(rules, pcap, seconds)
-            note = f"{whole:.0f} ns with receiving and sending, testpmd {around:.0f}; {note}"
-            yield Row("OVS-DPDK", len(rules), count, whole - around, note)
-
-
-def measure(rules: Sequence[FiveTuple], flows: Sequence[int], seconds: float) -> Iterator[Row]:
-    lacking = missing()
-    for peer, packages in lacking.items():
-        say(f"{peer} is left out; not installed: {packages}")
+def measure(rules: Sequence[FiveTuple], flows: Sequence[int], say: Say) -> Iterator[Row]:
     yield from our_rows(rules, flows)
-    if "OVS-DPDK" not in lacking:
-        yield from ovs_rows(rules, flows, seconds)
-    if "nft" not in lacking:
+    lacking = missing({"nftables": "nft"})
+    if lacking:
+        say(f"nft is left out; not installed: {' '.join(lacking)}")
+    else:
         yield from nft_rows(rules, flows[0])
 
 
-def usual(seconds: float) -> Iterator[Row]:
-    """What `make bench` measures."""
-    yield from measure(rulesets.generate("acl", RULES), FLOWS, seconds)
+def usual(say: Say) -> Iterator[Row]:
+    """What `make bench` measures beside nft."""
+    yield from measure(rulesets.generate("acl", RULES), FLOWS, say)
 
 
 def text(rows: Iterable[Row]) -> Iterator[str]:
@@ -324,17 +214,41 @@ def text(rows: Iterable[Row]) -> Iterator[str]:
         yield (f"{row.subject:32}{row.rules:>8,} rules {flows:>15}{row.ns:12,.0f} ns  {row.note}\n")
 
 
+def markdown(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return []
+    return [
+        "Rules beside nft's, nanoseconds of a processor for each frame; of nft what the same takes "
+        "without rules is subtracted:",
+        "",
+        "| switch | rules | flows | ns a frame | seen |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row.subject} | {row.rules:,} | {f'{row.flows:,}' if row.flows else ''} "
+            f"| {row.ns:,.0f} | {row.note} |"
+            for row in rows
+        ),
+        "",
+    ]
+
+
 def main(argv: Sequence[str]) -> int:
+    def say(said: str) -> None:
+        sys.stderr.write(f"bench: {said}\n")
+
     parser = argparse.ArgumentParser(prog="python -m tests.bench.rule_peers")
     parser.add_argument("--rules", type=int, default=RULES)
     parser.add_argument("--shape", choices=rulesets.SHAPES, default="acl")
     parser.add_argument("--flows", default=",".join(map(str, FLOWS)))
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5)
     args = parser.parse_args(argv)
     rules = rulesets.generate(args.shape, args.rules)
     flows = [int(count) for count in args.flows.split(",")]
     say(f"{args.rules} rules of shape {args.shape}, ns a frame")
-    sys.stdout.writelines(text(measure(rules, flows, args.seconds)))
+    found = [compared(rules, count, args.rounds, args.seconds, say) for count in flows]
+    sys.stdout.write(table.text(table.rows([result.as_json() for result in found])))
+    sys.stdout.writelines(text(measure(rules, flows, say)))
     return 0
 
 

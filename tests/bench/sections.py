@@ -27,7 +27,7 @@ def _nothing(_: Sequence[Any]) -> list[str]:
 
 SECTIONS: dict[str, Section] = {
     "rules": Section(rules.Row, rules.text, _nothing),
-    "rule_peers": Section(rule_peers.Row, rule_peers.text, _nothing),
+    "rule_peers": Section(rule_peers.Row, rule_peers.text, rule_peers.markdown),
     "growth": Section(growth.Point, growth.text, growth.markdown),
     "netmap": Section(netmap.Row, netmap.text, netmap.markdown),
 }

@@ -29,6 +29,16 @@ def set_realtime(pid: int) -> None:
             os.sched_setscheduler(int(task.name), os.SCHED_RR, os.sched_param(1))
 
 
+@contextlib.contextmanager
+def awake(pid: int) -> Iterator[None]:
+    """A stopped process runs while the block lasts."""
+    os.kill(pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGSTOP)
+
+
 class Subject:
     """A running switch between host 0 and host 1 of `net`; use as a context manager. The
     kernel's switches have no process: their work is done in softirqs on the time of whoever
@@ -108,11 +118,9 @@ class ProcessSubject(Subject):
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[Self]:
-        self._signal(signal.SIGCONT)
-        try:
+        assert self._pid is not None
+        with awake(self._pid):
             yield self
-        finally:
-            self._signal(signal.SIGSTOP)
 
     def _signal(self, number: int) -> None:
         if self._pid is not None:

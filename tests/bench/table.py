@@ -78,6 +78,14 @@ def _notes(detail: Mapping[str, float]) -> str:
         notes.append(f"retransmits {detail['retransmits']:.0f}")
     if "p99_us" in detail:
         notes.append(f"p99 {detail['p99_us']:.0f} µs, p99.9 {detail['p99_9_us']:.0f} µs")
+    if "whole_ns" in detail:
+        notes.append(
+            f"{detail['whole_ns']:.0f} ns with receiving and sending, testpmd "
+            f"{detail['around_ns']:.0f}; {detail['emc_percent']:.0f} % in its exact-match cache, "
+            f"{detail['upcalls']:.0f} upcalls"
+        )
+    if "without_rules_ns" in detail:
+        notes.append(f"everything included; {detail['without_rules_ns']:.1f} ns without rules")
     if "offered_frames_per_s" in detail:
         notes.append(f"offered {detail['offered_frames_per_s'] / 1e6:.2f} M/s")
     for name in ("duplicates", "reordered"):

@@ -20,6 +20,7 @@ NETDEV = "OVS netdev"
 AFXDP = "OVS afxdp"
 DPDK_PACKET = "OVS-DPDK af_packet"
 DPDK_XDP = "OVS-DPDK af_xdp"
+IDLE_MS = 600_000  # cached flows outlive the time in which another subject is measured
 TSO = "OVS userspace-tso"
 DPDK_PROGRAM = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
 
@@ -50,7 +51,7 @@ def port_words(names: Sequence[str], columns: Callable[[int], Sequence[str]]) ->
     return words
 
 
-class _Switch(OpenVSwitch):
+class Switch(OpenVSwitch):
     """On the switch ends of a topology, as the words of its subject say."""
 
     prefix = BOUND
@@ -63,7 +64,8 @@ class _Switch(OpenVSwitch):
         self.port_names: Sequence[str] = net.switch_ifs
 
     def settings(self) -> list[str]:
-        return [f"other_config:{name}={value}" for name, value in self._settings.items()]
+        settings = {"max-idle": str(IDLE_MS), **self._settings}
+        return [f"other_config:{name}={value}" for name, value in settings.items()]
 
     def ports(self) -> list[str]:
         return port_words(self.port_names, self.port_columns)
@@ -76,8 +78,8 @@ class Netdev(ProcessSubject):
     completes_checksums = False
     program = "ovs-vswitchd"
 
-    def switch(self) -> _Switch:
-        return _Switch(self.net, self.program, {})
+    def switch(self) -> Switch:
+        return Switch(self.net, self.program, {})
 
     def join(self, stack: contextlib.ExitStack) -> None:
         self.polls(stack.enter_context(self.switch()).pid)
@@ -90,8 +92,8 @@ class UserspaceTso(Netdev):
     completes_checksums = True
     program = DPDK_PROGRAM  # the option is compiled in only where DPDK is
 
-    def switch(self) -> _Switch:
-        return _Switch(self.net, self.program, {"userspace-tso-enable": "true"})
+    def switch(self) -> Switch:
+        return Switch(self.net, self.program, {"userspace-tso-enable": "true"})
 
 
 class AfXdp(Netdev):
@@ -99,8 +101,8 @@ class AfXdp(Netdev):
 
     name = AFXDP
 
-    def switch(self) -> _Switch:
-        switch = _Switch(self.net, self.program, polling_settings())
+    def switch(self) -> Switch:
+        switch = Switch(self.net, self.program, polling_settings())
         switch.port_columns = lambda _: ("type=afxdp", "options:n_rxq=1", "options:xdp-mode=native")
         return switch
 
@@ -113,8 +115,8 @@ class Dpdk(Netdev):
         self.name = name
         self._driver = driver
 
-    def switch(self) -> _Switch:
-        switch = _Switch(self.net, DPDK_PROGRAM, dpdk_settings(dpdk.MEMORY_MIB))
+    def switch(self) -> Switch:
+        switch = Switch(self.net, DPDK_PROGRAM, dpdk_settings(dpdk.MEMORY_MIB))
         devices = dpdk.interfaces(self._driver, self.net.switch_ifs)
         switch.port_names = [f"d{number}" for number in range(len(devices))]
         switch.port_columns = lambda n: ("type=dpdk", f'options:dpdk-devargs="{devices[n]}"')
