@@ -48,8 +48,8 @@ struct classify_size {
 struct classifier *classifier_empty(void);
 
 /*
- * `base` without the rules of `removed` (by slot; EINVAL when one is not there) and with those of
- * `added`, which replace a rule of the same slot. ENOMEM. base stays as it is.
+ * `base` without the rules of `removed` (by slot; EINVAL when one is not there, or twice) and with
+ * those of `added`, which replace a rule of the same slot. ENOMEM. base stays as it is.
  */
 int classifier_update(const struct classifier *base, const uint32_t *removed,
 		      unsigned removed_count, const struct rule_config *added, unsigned added_count,

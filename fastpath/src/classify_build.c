@@ -175,8 +175,11 @@ static int match_insert(struct classifier *classifier, const struct rule_node *n
 static int rule_leave(struct classifier *classifier, uint32_t slot, bool in_tables)
 {
 	struct rule_node *node = slot_map_get(&classifier->slots, slot);
-	uint32_t count = node->rule.match_count;
+	uint32_t count;
 
+	if (!node)
+		return -EINVAL; /* named twice */
+	count = node->rule.match_count;
 	if (rule_list_remove(&classifier->list, node))
 		return -ENOMEM;
 	for (uint32_t m = 0; in_tables && m < count; m++)
@@ -382,6 +385,7 @@ int classifier_update(const struct classifier *base, const uint32_t *removed,
 	struct change change = {removed, removed_count, added, added_count};
 	struct classifier *made;
 	bool in_tables;
+	int status;
 
 	for (unsigned i = 0; i < removed_count; i++)
 		if (!slot_map_get(&base->slots, removed[i]))
@@ -390,9 +394,13 @@ int classifier_update(const struct classifier *base, const uint32_t *removed,
 	/* A change as large as what was there: planning is cheaper than so many steps. */
 	in_tables = change_matches(base, &change) <= REPLAN_CHANGES_MIN + base->matches / 4;
 	made = version_of(base);
-	if (!made || change_apply(made, &change, in_tables) || finish(made, in_tables)) {
+	status = made ? change_apply(made, &change, in_tables) : -ENOMEM;
+	if (!status)
+		status = finish(made, in_tables);
+	if (status) {
 		classifier_free(made);
-		return error_set(err, ENOMEM, "rules: no memory");
+		return status == -EINVAL ? error_set(err, EINVAL, "rules: a slot goes twice")
+					 : error_set(err, ENOMEM, "rules: no memory");
 	}
 	*out = made;
 	return 0;
