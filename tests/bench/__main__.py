@@ -10,7 +10,7 @@
                         nearly stands still meanwhile: figures of a machine that is not idle
     --json PATH         where the whole report goes (default bench-results/bench.json)
     --write-docs        rewrite the figures of docs/performance.md and docs/performance.json, the
-                        committed ones, where this run measured
+                        committed ones, where this run measured, and the plots
     --classbench DIR    rule sets of ClassBench to measure beside the generated ones
     --from PATH         measure nothing, show (and --write-docs) an earlier report
 
@@ -41,6 +41,7 @@ from tests.bench import (
     machine,
     memory,
     netmap,
+    plots,
     results,
     rule_peers,
     rules,
@@ -148,6 +149,15 @@ def show(report: dict[str, Any], committed: dict[str, Any] | None) -> None:
         out.writelines(f"REGRESSION: {r}\n" for r in baseline.regressions(report, committed))
 
 
+def pictures(report: dict[str, Any], directory: Path) -> list[Path]:
+    if not plots.available():
+        say("no plots: matplotlib is not installed (`make bench-peers` does that)")
+        return []
+    drawn = plots.draw(report, directory)
+    say(f"plots: {', '.join(map(str, drawn))}")
+    return drawn
+
+
 def show_cases() -> None:
     for case in CASES:
         sys.stdout.write(f"{case.name}: {case.ours} beside {', '.join(case.peers)}\n")
@@ -172,10 +182,13 @@ def main(argv: Sequence[str]) -> int:
         say(f"the whole report is in {chosen.json}")
     committed = baseline.read()
     show(report, committed)
+    if chosen.earlier is None:
+        pictures(report, chosen.json.parent)
     if chosen.write_docs:
         kept = baseline.merged(report, committed)
         results.write_json(kept, baseline.PATH)
-        docs.write(kept, ROOT / "docs" / "performance.md")
+        page = ROOT / "docs" / "performance.md"
+        docs.write(kept, page, pictures(kept, page.parent / docs.PLOTS))
     return 1 if table.failures(report["cases"]) else 0
 
 

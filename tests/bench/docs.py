@@ -7,13 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import machine, sections, table
+from tests.bench import machine, plots, sections, table
 
 BEGIN = "<!-- figures: begin (python -m tests.bench --write-docs) -->"
 END = "<!-- figures: end -->"
 
 
-def figures(report: dict[str, Any]) -> str:
+PLOTS = "plots"  # beside the page
+
+
+def figures(report: dict[str, Any], pictures: Sequence[Path] = ()) -> str:
     """The generated part: on what and how it was measured, and the tables."""
     cases = report["cases"]
     lines = [
@@ -23,6 +26,7 @@ def figures(report: dict[str, Any]) -> str:
         "`ratio` is how much better ours is than the subject of the row, the median of the "
         "rounds' ratios. CPU is everything that took part, in brackets the switch's own process.",
         "",
+        *(f"![{plots.TITLES[path.stem]}]({PLOTS}/{path.name})\n" for path in pictures),
         table.markdown(_numbered(table.rows(cases), cases, len(report["runs"]))),
     ]
     missed = table.missed(cases)
@@ -96,11 +100,11 @@ def _forwarding(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def write(report: dict[str, Any], path: Path) -> None:
+def write(report: dict[str, Any], path: Path, pictures: Sequence[Path] = ()) -> None:
     """Replaces the generated part of the page; ValueError when it has no marks."""
     text = path.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{path} does not hold {BEGIN} and {END}")
-    path.write_text(before + figures(report) + after)
+    path.write_text(before + figures(report, pictures) + after)

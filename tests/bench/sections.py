@@ -37,20 +37,21 @@ def as_json(rows: Iterable[Any], run: int) -> dict[str, Any]:
     return {"run": run, "rows": [asdict(row) for row in rows]}
 
 
-def _rows(name: str, report: Mapping[str, Any]) -> list[Any]:
+def rows(name: str, report: Mapping[str, Any]) -> list[Any]:
+    """Of one section; none where nothing was measured."""
     return [SECTIONS[name].row(**row) for row in report.get(name, {"rows": ()})["rows"]]
 
 
 def text(report: Mapping[str, Any]) -> Iterator[str]:
     for name, section in SECTIONS.items():
-        yield from section.text(_rows(name, report))
+        yield from section.text(rows(name, report))
 
 
 def markdown(name: str, report: Mapping[str, Any]) -> list[str]:
     """The table of docs/performance.md; nothing where nothing was measured."""
-    rows = _rows(name, report)
-    if not rows:
+    found = rows(name, report)
+    if not found:
         return []
     of = [f"(Run {report[name]['run'] + 1}.)", ""] if len(report["runs"]) > 1 else []
-    lines = SECTIONS[name].markdown(rows)
+    lines = SECTIONS[name].markdown(found)
     return [*lines, *of] if lines else []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench import baseline, docs, machine, peers, results, table
+from tests.bench import baseline, docs, machine, peers, plots, results, table
 from tests.bench.cases import Sample
 from tests.bench.catalogue import CASES, SUBJECTS
 from tests.bench.results import Result
@@ -146,6 +146,13 @@ def test_the_page_gets_every_case_and_its_losses_and_keeps_its_text(tmp_path: Pa
     assert "* a case beside them: 1.00, wanted 1.10\n" in text
     assert "| broken |  |  | failed |  |  | no interface |" in text
     assert "core to core 200 ns, 30.0 % of time away (not quiet)" in text
+
+
+def test_the_page_shows_the_pictures_that_were_drawn(tmp_path: Path) -> None:
+    assert set(plots.TITLES) == set(plots.PICTURES)
+    text = docs.figures(report(result()), [tmp_path / "ratios.png"])
+    assert f"![{plots.TITLES['ratios']}](plots/ratios.png)\n" in text
+    assert "![" not in docs.figures(report(result()))
 
 
 def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
