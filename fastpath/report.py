@@ -189,9 +189,9 @@ def _port_state(applier: Applier, name: str, links: Mapping[int, str]) -> PortSt
 def _tags(device: str) -> str:
     """Frames would come out of their VLAN."""
     return (
-        f"a VLAN tag that a sender or {device} itself keeps beside a frame is lost, for this kernel "
-        f"or driver does not tell it: ethtool -K {device} rxvlan off; where it is an end of a "
-        "pair, txvlan off and tx-vlan-stag-hw-insert off at the other end"
+        f"a VLAN tag that a sender or {device} itself keeps beside a frame is lost, for this "
+        f"kernel or driver does not tell it: ethtool -K {device} rxvlan off; where it is an end "
+        "of a pair, txvlan off and tx-vlan-stag-hw-insert off at the other end"
     )
 
 

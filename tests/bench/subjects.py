@@ -178,7 +178,8 @@ class Ours(Subject):
 
     def start(self, stack: contextlib.ExitStack, netns: str) -> Appliance:
         """One more appliance, in that namespace."""
-        self.appliances.append(stack.enter_context(Appliance(self.net, netns)))
+        arguments = ["--af-xdp"] if self._kind == "af_xdp" else []
+        self.appliances.append(stack.enter_context(Appliance(self.net, netns, arguments)))
         return self.appliances[-1]
 
     def pids(self) -> list[int]:
