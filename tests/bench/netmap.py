@@ -4,12 +4,17 @@
 In ``relay`` every frame passes the forwarder, in ``direct`` programs of a bridge write to each
 other. Cold senders go round 64 MiB of buffers; every receiver reads every byte. Paced receivers
 sleep between frames.
+
+What one sender and one receiver reach in ``direct`` stands beside what the machine allows: the same
+two copies between two threads and nothing else (copies.c), measured in turn.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +29,7 @@ from vswitch import programs
 NAME = "netmap programs"
 MODES = ("relay", "direct")
 PROGRAM = "netmap_load"
+BARE = "copies"
 # What is wanted on two cores, in millions of frames a second, of frames lost, or microseconds.
 RATES = {
     ("relay", 60, "cold"): 20.0,
@@ -46,7 +52,8 @@ NOTE_MAX = 200
 @dataclass(frozen=True)
 class Row:
     """``value``: a median, in ``unit``, None: it could not be measured; ``wanted``: what was asked
-    for, None: nothing was. ``note``: what else was seen, or why."""
+    for, None: nothing was. ``note``: what else was seen, or why. ``bare``: what the machine allows,
+    in ``unit``; ``ratio``: to it, a median of the rounds' own; None: not measured."""
 
     name: str
     mode: str
@@ -55,6 +62,15 @@ class Row:
     wanted: float | None = None
     higher_is_better: bool = True
     note: str = ""
+    bare: float | None = None
+    ratio: float | None = None
+
+    @property
+    def beside(self) -> str:
+        """What the machine allows, as text; empty: not measured."""
+        if self.bare is None or self.ratio is None:
+            return ""
+        return f"{self.bare:.4g} ({self.ratio:.2f})"
 
     @property
     def verdict(self) -> str:
@@ -183,6 +199,20 @@ def _rate(mode: str, crowd: Crowd, length: int, cold: bool) -> Measure:
     return measure
 
 
+def _bare(length: int, cold: bool) -> Callable[[float], float]:
+    """Millions of frames a second that two copies and nothing else reach."""
+
+    def measure(seconds: float) -> float:
+        argv = [tool(BARE), "-l", str(length), "-t", str(seconds), *(["-c"] if cold else [])]
+        done = subprocess.run(
+            argv, check=True, capture_output=True, text=True, timeout=seconds + LIMIT_S
+        )
+        found = json.loads(done.stdout)
+        return float(found["frames"]) / float(found["seconds"]) / 1e6
+
+    return measure
+
+
 def _loss(mode: str, rate: float) -> Measure:
     def measure(world: World, seconds: float) -> tuple[float, str]:
         flow = world.flow(mode, ONE, seconds, "-R", str(int(rate)))
@@ -227,6 +257,7 @@ class Case:
     measure: Measure
     wanted: float | None = None
     higher_is_better: bool = True
+    bare: Callable[[float], float] | None = None
 
 
 def cases() -> Iterator[Case]:
@@ -239,6 +270,7 @@ def cases() -> Iterator[Case]:
                     "M frames/s",
                     _rate(mode, ONE, length, cache == "cold"),
                     RATES.get((mode, length, cache)),
+                    bare=_bare(length, cache == "cold") if mode == "direct" else None,
                 )
         for crowd in CROWDS:
             name = f"{crowd.name}, 60 B, cold"
@@ -268,15 +300,23 @@ def _measured(
     case: Case, world: World, rounds: int, seconds: float, say: Callable[[str], None]
 ) -> Row:
     samples: list[tuple[float, str]] = []
+    bare: list[tuple[float, float]] = []  # and the ratio to it
     note = ""
     for number in range(rounds):
         try:
             samples.append(case.measure(world, seconds))
+            if case.bare:
+                allowed = case.bare(seconds)
+                bare.append((allowed, samples[-1][0] / allowed))
         except Exception as error:  # the other cases' figures must not be lost
             note = f"failed: {type(error).__name__}: {error}"[:NOTE_MAX]
         else:
             value, said = samples[-1]
-            say(f"{NAME}, {case.mode}, {case.name} {number + 1}/{rounds}: {value:.4g} ({said})")
+            beside = f", bare copies {bare[-1][0]:.4g}" if case.bare else ""
+            say(
+                f"{NAME}, {case.mode}, {case.name} {number + 1}/{rounds}: "
+                f"{value:.4g} ({said}){beside}"
+            )
         finally:
             world.end_programs()
     if samples:
@@ -284,15 +324,28 @@ def _measured(
         note = next(said for value, said in samples if value == middle)
     else:
         say(f"{NAME}, {case.mode}, {case.name}: {note}")
-    value = middle if samples else None
-    return Row(case.name, case.mode, case.unit, value, case.wanted, case.higher_is_better, note)
+    return Row(
+        case.name,
+        case.mode,
+        case.unit,
+        middle if samples else None,
+        case.wanted,
+        case.higher_is_better,
+        note,
+        statistics.median(allowed for allowed, _ in bare) if bare else None,
+        statistics.median(ratio for _, ratio in bare) if bare else None,
+    )
 
 
 def text(rows: Sequence[Row]) -> Iterator[str]:
     """A table, and beside what is wanted what was found."""
     for row in rows:
         value = "-" if row.value is None else f"{row.value:.4g}"
-        yield f"{row.mode:8}{row.name:28}{value:>10} {row.unit:12}{row.verdict:24}{row.note}\n"
+        beside = f"bare copies {row.beside}; " if row.beside else ""
+        yield (
+            f"{row.mode:8}{row.name:28}{value:>10} {row.unit:12}{row.verdict:24}"
+            f"{beside}{row.note}\n"
+        )
 
 
 def markdown(rows: Sequence[Row]) -> list[str]:
@@ -302,13 +355,14 @@ def markdown(rows: Sequence[Row]) -> list[str]:
     return [
         "Programs of ours on `/dev/netmap`, without the module, medians of the rounds. Receivers "
         "read every byte; cold senders go round 64 MiB of buffers; what a sender sends beyond what "
-        "arrives was dropped at a full inbox.",
+        "arrives was dropped at a full inbox. Bare copies: the same two copies between two threads "
+        "and nothing else, and the ratio to them.",
         "",
-        "| mode | case | found | wanted | seen |",
-        "|---|---|---|---|---|",
+        "| mode | case | found | wanted | bare copies (ratio) | seen |",
+        "|---|---|---|---|---|---|",
         *(
             f"| {row.mode} | {row.name} | {'-' if row.value is None else f'{row.value:.4g}'} "
-            f"{row.unit} | {row.verdict} | {row.note} |"
+            f"{row.unit} | {row.verdict} | {row.beside} | {row.note} |"
             for row in rows
         ),
         "",
