@@ -11,7 +11,13 @@
  * is forwarded.
  *
  * Towards the program a frame is copied once, into the inbox, in one piece whatever fragments it
- * had. Nothing here waits: a full inbox is queue_full, and bells are rung without waiting.
+ * had. A full inbox is queue_full, and bells are rung without waiting.
+ *
+ * Where a program's frames fill the inbox of another one that does read, the worker naps before it
+ * takes more of them: the sender's outbox fills, the sender sleeps, and the reader gets the
+ * processor that the two kept from it. Nobody holds anybody up that way: naps are NAP_NS and at
+ * most half of the worker's time, they are for inboxes that were read within READ_LATELY_NS, and
+ * only frames of the program that filled one wait.
  *
  * With a virtio-net header (client_set_header) the port carries offloads: frames that have any
  * begin with LANE_VNET. Without one the tx stage completes them before.
@@ -29,6 +35,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "client_memory.h"
@@ -36,7 +43,9 @@
 enum {
 	SNAPSHOT_BYTES = 256, /* headers, and the whole of short frames */
 	SNAPSHOT_STRIDE = FRAME_HEADROOM + SNAPSHOT_BYTES,
-	LINE = 64
+	LINE = 64,
+	NAP_NS = 50000,
+	READ_LATELY_NS = 5000000 /* longer than a program waits for a processor */
 };
 static_assert((int)LANE_FRAME_MAX == (int)FRAME_LEN_MAX, "lane.h does not know frame.h");
 static_assert(sizeof(struct frame_offload) <= LANE_VNET_BYTES, "the header of a record");
@@ -55,12 +64,17 @@ struct client_rx {
 	int own_bell;	/* the program's end: by it we wake ourselves */
 	bool sleeps;	/* consumer_waits is set, the bell may have rung */
 	bool bell_shut; /* by the program, for good */
+	uint64_t nap_next_ns;
 };
 
 struct client_tx {
 	_Alignas(LINE) struct lane_producer out;
 	int bell;
+	uint64_t read_head, read_ns; /* where the reader was seen last, and since when */
 };
+
+/* What this worker sent since it took its batch filled an inbox that is being read. */
+static _Thread_local bool reader_behind;
 
 struct client_port {
 	struct client_rx rx[CLIENT_RINGS_MAX];
@@ -270,6 +284,26 @@ static void client_rx_commit(struct port_queue *queue)
 	lane_commit(&rx->in);
 }
 
+static uint64_t clock_now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Lets a reader come after; its sender waits meanwhile. */
+static void rx_nap(struct client_rx *rx)
+{
+	const struct timespec nap = {.tv_nsec = NAP_NS};
+
+	reader_behind = false;
+	if (clock_now_ns() < rx->nap_next_ns)
+		return;
+	clock_nanosleep(CLOCK_MONOTONIC, 0, &nap, NULL);
+	rx->nap_next_ns = clock_now_ns() + NAP_NS;
+}
+
 /*
  * A program that waits for room is woken when half of it is there: everything is read in the end,
  * and a wake-up each batch would cost more than the batch.
@@ -280,6 +314,8 @@ static void client_rx_done(struct port_queue *queue)
 
 	if (lane_release_lazily(&rx->in, rx->in.bytes / 2))
 		client_bell_ring(rx->bell);
+	if (__builtin_expect(reader_behind, 0))
+		rx_nap(rx);
 }
 
 static int client_rx(struct port_queue *queue, struct frame *batch, unsigned max,
@@ -294,6 +330,7 @@ static int client_rx(struct port_queue *queue, struct frame *batch, unsigned max
 	unsigned count = 0;
 	int found = 0;
 
+	reader_behind = false;
 	if (__builtin_expect(rx->sleeps, 0))
 		rx_wake(rx);
 	if (lane_ready(&rx->in)) {
@@ -393,6 +430,23 @@ static inline bool tx_frame(struct lane_producer *out, const struct frame *frame
 	return true;
 }
 
+/* Less than a quarter of the inbox is free, as far as is known: is it, and was it read lately? */
+static void tx_look(struct client_tx *tx)
+{
+	struct lane_producer *out = &tx->out;
+	uint64_t now;
+
+	lane_producer_look(out);
+	if (out->bytes - (out->tail - out->head) >= out->bytes / 4)
+		return;
+	now = clock_now_ns();
+	if (out->head != tx->read_head) {
+		tx->read_head = out->head;
+		tx->read_ns = now;
+	}
+	reader_behind |= now - tx->read_ns < READ_LATELY_NS;
+}
+
 static void client_tx(struct port_queue *queue, struct frame *const *frames, unsigned count,
 		      struct tx_report *report)
 {
@@ -423,6 +477,8 @@ static void client_tx(struct port_queue *queue, struct frame *const *frames, uns
 		port_commit(report);
 	if (lane_publish(&tx->out))
 		client_bell_ring(tx->bell);
+	if (__builtin_expect(out.bytes - (out.tail - out.head) < out.bytes / 4, 0))
+		tx_look(tx);
 }
 
 const struct port_ops port_client_ops = {

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -471,6 +472,59 @@ static void test_full(void)
 	close_port(&test);
 }
 
+/* How often this thread has gone to sleep. */
+static long sleeps_so_far(void)
+{
+	struct rusage used;
+
+	getrusage(RUSAGE_THREAD, &used);
+	return used.ru_nvcsw;
+}
+
+/* A worker's round: a frame of the program's comes, `count` of 1,000 bytes go to it. Did it nap? */
+static bool round_naps(struct port_test *test, unsigned count)
+{
+	static uint8_t bytes[1000];
+	struct frame frame = {.data = bytes, .len = sizeof(bytes), .frame_len = sizeof(bytes)};
+	struct frame batch[FRAME_BATCH];
+	long before = sleeps_so_far();
+
+	program_sends(test, 1);
+	CHECK(test->port.ops->rx(&test->port.rxq[0], batch, FRAME_BATCH, &test->cell) == 1);
+	while (count--)
+		port_sends(test, &frame);
+	CHECK(sleeps_so_far() == before); /* not while it holds frames of others */
+	test->port.ops->rx_done(&test->port.rxq[0]);
+	return sleeps_so_far() != before;
+}
+
+static void program_reads(struct port_test *test, unsigned count)
+{
+	struct lane_frame in;
+
+	while (count-- && lane_ready(&test->in) && lane_next(&test->in, &in))
+		;
+	lane_release(&test->in);
+}
+
+/* A worker naps for who reads and does not come after, and for nobody else. */
+static void test_behind(void)
+{
+	enum { QUARTER = 65 }; /* of the inbox, in frames */
+	struct port_test test;
+
+	open_port(&test);
+	for (unsigned round = 0; round < 10; round++) /* nobody reads: full, and no nap */
+		CHECK(!round_naps(&test, QUARTER));
+	CHECK(test.map.memory->inbox[0].full > 0);
+	program_reads(&test, 1);
+	CHECK(round_naps(&test, 1));
+	CHECK(!round_naps(&test, 0)); /* whose frames go elsewhere does not wait */
+	program_reads(&test, 3 * QUARTER);
+	CHECK(!round_naps(&test, 1)); /* there is room again */
+	close_port(&test);
+}
+
 /* In pieces, with an offload, with and without a header for it. */
 static void test_offload(void)
 {
@@ -634,6 +688,7 @@ int main(void)
 	test_spoiled_indices();
 	test_killed();
 	test_full();
+	test_behind();
 	test_offload();
 	test_nonsense();
 	test_skipped();
