@@ -41,7 +41,7 @@ NUMBERED_TYPES = ("tap", "tun")  # "name" may end in %d
 RESERVED_OPTIONS = ("directory",)
 ALWAYS_DENIED = ("lo",)
 FAMILY_XDP = 44  # linux/socket.h; the socket module has no name for it
-XDP_LOCKED_BYTES = 16 * 12 << 20  # what a port locks at most, 12 MB a queue
+XDP_LOCKED_BYTES = 12 << 20  # what a port locks, for each queue
 XDP_NOT_ALLOWED = (
     "af_xdp ports are not allowed here: they need the capabilities BPF and IPC_LOCK, which "
     "`vswitch serve --af-xdp` lets the keeper have"

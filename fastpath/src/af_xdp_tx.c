@@ -197,8 +197,9 @@ static uint32_t last_taken_bytes(const struct xdp_tx *tx)
 static void ring_push(struct xdp_tx *tx, int64_t *deadline, struct push *push)
 {
 	uint32_t before = atomic_load_explicit(tx->ring.consumer, memory_order_relaxed);
+	bool looked = false, all = false;
 
-	for (bool first = true;; first = false) {
+	while (!all) {
 		int error = sendto(tx->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 ? errno : 0;
 		uint32_t consumed = atomic_load_explicit(tx->ring.consumer, memory_order_acquire);
 		bool moved = consumed != before;
@@ -206,25 +207,22 @@ static void ring_push(struct xdp_tx *tx, int64_t *deadline, struct push *push)
 		before = consumed;
 		if (moved)
 			tx->stuck = false;
-		if (!error)
-			break;
-		if (error == EBUSY) {
+		if (!error) {
+			all = true;
+		} else if (error == EBUSY) {
 			push->lost++;
 			push->lost_bytes += last_taken_bytes(tx);
 		} else if (error == EAGAIN || error == ENOBUFS || error == ENOMEM) {
 			if (!moved && !pause_for_room(tx, deadline))
-				goto tail;
+				break;
 		} else if (error != EINTR) {
-			push->error = first ? error : 0;
-			if (!first)
-				goto tail;
-			return;
+			push->error = looked ? 0 : error;
+			break;
 		}
+		looked |= error != EINTR;
 	}
-	atomic_store_explicit(&tx->tail, false, memory_order_relaxed);
-	return;
-tail:
-	atomic_store_explicit(&tx->tail, true, memory_order_relaxed);
+	if (!push->error)
+		atomic_store_explicit(&tx->tail, !all, memory_order_relaxed);
 }
 
 /* Why a device throws packets away: its other end is down, or has no room. */

@@ -74,6 +74,25 @@ def test_the_keeper_keeps_what_its_job_takes(path: FastPath) -> None:
         assert not int(status["CapEff"], 16) >> capability & 1
 
 
+def test_af_xdp_ports_take_two_capabilities_more(home: Path) -> None:
+    """Of the keeper, and only where such ports are allowed."""
+    with FastPath(home, arguments=["--af-xdp"]) as path, path.client() as client:
+        assert client.welcome.port_types["af_xdp"] == ""
+        effective = int(fields(path.pid("keeper") or 0)["CapEff"], 16)
+        allowed = sum(1 << capability for capability in rights.KEEPER + rights.KEEPER_XDP)
+        assert effective & ~allowed == 0
+        assert all(effective >> capability & 1 for capability in rights.KEEPER_XDP)
+        assert int(fields(path.pid("forwarder") or 0)["CapEff"], 16) == 0
+
+
+def test_af_xdp_says_which_capabilities_are_missing(home: Path) -> None:
+    less = "-bpf,-ipc_lock,-sys_admin"
+    prefix = ("setpriv", f"--bounding-set={less}", f"--inh-caps={less}")
+    with FastPath(home, prefix=prefix, arguments=["--af-xdp"]) as path, path.client() as client:
+        reason = client.welcome.port_types["af_xdp"]
+        assert reason.endswith("the capabilities BPF, IPC_LOCK")
+
+
 def test_every_thread_of_the_forwarder_is_filtered(path: FastPath) -> None:
     with path.client() as client:
         client.apply([bridge("br0"), port("p1", "memory", "br0"), port("p2", "memory", "br0")])
