@@ -1,6 +1,6 @@
-"""A report as pictures (PNG), for the page and for people who would rather see it: ratios with their
-spread, rates, round trips, growth. Needs matplotlib (`make bench-peers` installs it); nothing else
-of a run does."""
+"""A report as pictures (PNG), for the page and for people who would rather see it: ratios with
+their spread, rates, round trips, growth. Needs matplotlib (`make bench-peers` installs it); nothing
+else of a run does."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _axes(lines: int) -> tuple[Any, Any]:
 
 
 def ratios(report: Mapping[str, Any]) -> Any:
-    """A dot for each peer of each case, a line for the rounds' spread, a mark for what is wanted."""
+    """A dot for each peer of each case, a line for the rounds' spread, a mark: what is wanted."""
     rows = [
         (f"{case['name']} / {peer}", ratio)
         for case in report["cases"]
