@@ -97,7 +97,7 @@ static struct direct_out *out_to(struct direct_tx *tx, int port)
 
 	if (port < 0 || (uint32_t)port == set->own)
 		return NULL;
-	for (unsigned i = 0; i < DIRECT_PEERS_MAX; i++) {
+	for (unsigned i = 0; i < set->places; i++) {
 		const struct direct_peer *peer = set->peer[i];
 
 		if (!peer || peer->number != (uint32_t)port)
@@ -244,12 +244,13 @@ struct direct_rx *direct_rx_begin(struct direct *direct, unsigned ring)
 	set = direct_enter(direct, rx_use(rx));
 	rx->count = rx->at = 0;
 	rx->open = false;
-	rx->turn++;
-	for (unsigned i = 0; i < DIRECT_PEERS_MAX; i++) {
-		const struct direct_peer *peer = set->peer[(i + rx->turn) % DIRECT_PEERS_MAX];
+	rx->turn = rx->turn + 1 < set->places ? rx->turn + 1 : 0;
+	for (unsigned i = 0, place = rx->turn; i < set->places; i++) {
+		const struct direct_peer *peer = set->peer[place];
 
 		if (peer && peer->map.memory)
 			lanes_note(rx, peer, direct->home.map->rx_rings);
+		place = place + 1 < set->places ? place + 1 : 0;
 	}
 	if (rx->count)
 		return rx;
@@ -328,7 +329,7 @@ int direct_asleep(struct direct *direct, unsigned first, unsigned last, struct p
 	if (direct_news(direct) && direct_now_ns() / 1000000 >= direct->retry_ms)
 		return -1;
 	set = direct_enter(direct, use);
-	for (unsigned i = 0; set && answer >= 0 && i < DIRECT_PEERS_MAX; i++) {
+	for (unsigned i = 0; set && answer >= 0 && i < set->places; i++) {
 		const struct direct_peer *peer = set->peer[i];
 
 		if (!peer || !peer->map.memory)

@@ -169,6 +169,9 @@ static void set_publish(struct direct *direct, struct direct_set *set)
 	struct direct_set *old;
 
 	set->serial = ++direct->last_serial;
+	set->places = 0;
+	for (unsigned i = 0; i < DIRECT_PEERS_MAX; i++)
+		set->places = set->peer[i] ? i + 1 : set->places;
 	old = atomic_exchange(&direct->set, set);
 	if (old) {
 		for (unsigned i = 0; i < DIRECT_PEERS_MAX; i++) {

@@ -30,6 +30,7 @@ struct direct_set {
 	uint32_t number; /* of the table, as client_memory.direct has it */
 	uint32_t own;	 /* this port's number in it */
 	struct direct_peer *peer[DIRECT_PEERS_MAX];
+	unsigned places; /* of `peer`, none is used behind */
 	/* when it is replaced */
 	struct direct_set *older;
 	uint64_t retired_at;
