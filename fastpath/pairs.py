@@ -28,7 +28,7 @@ from fastpath.native_clients import Answer, Request
 from fastpath.protocol import WirePort
 from fastpath.regions import PAIR_FDS_MAX, PAIR_PREFIX
 
-PAIR_BYTES = 1 << 20  # of the lanes of one direction, together
+PAIR_BYTES = 1 << 21  # of the lanes of one direction, together
 
 
 @dataclass(frozen=True, slots=True)
