@@ -1,5 +1,5 @@
-"""af_packet over REST: what is refused and where the pointer leads, what the driver gets, what
-preflight says."""
+"""af_packet and af_xdp over REST: what is refused and where the pointer leads, what the driver
+gets, what preflight says."""
 
 from __future__ import annotations
 
@@ -80,3 +80,14 @@ def test_what_the_driver_gets(api: Api) -> None:
         name: value for name, value in backend.items() if name != "geometry"
     }
     assert read["geometry"] == {"block_bytes": 65536, "blocks": 16, "frame_bytes": None}
+
+
+def test_af_xdp_leaves_the_number_of_queues_to_the_interface(api: Api) -> None:
+    for fields, options in (({}, {}), ({"queues": 2}, {"queues": "2"})):
+        api.port("p1", bridge=None, backend={"type": "af_xdp", "ifname": "e0", **fields})
+        wire = api.forwarder.objects["port/p1"]
+        assert isinstance(wire, WirePort)
+        assert (wire.type, wire.options) == ("af_xdp", {"ifname": "e0", **options})
+    backend = {"type": "af_xdp", "ifname": "e0", "queues": 17}
+    answer = api.http.put(f"{API}/ports/p2", json={"spec": {"backend": backend}})
+    assert [item["pointer"] for item in answer.json()["errors"]] == ["/spec/backend/queues"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from tests.support.appliance import Appliance
 from tests.support.fastpath import FastPath, bridge, port
 from tests.support.kills import Traffic, lost_by_us, pauses_ms, undisturbed_loss
+from tests.support.probes import ROOT
 from tests.support.rigs import TAG_C, TAG_S, frame
 from tests.support.stacks import iperf
 from tests.support.topology import Topology, linux_bridge_over, run, wait_until
@@ -180,14 +182,35 @@ def test_tags_that_nobody_tells_are_warned_of(net: Topology, switch: Appliance) 
 @pytest.fixture
 def path(net: Topology, home: Path) -> Iterator[FastPath]:
     with FastPath(home, netns=net.switch, arguments=["--af-xdp"]) as started:
-        with started.client() as client:
-            ports = (
-                port(f"p{i}", "af_xdp", "br0", options={"ifname": ifname})
-                for i, ifname in enumerate(net.switch_ifs)
-            )
-            ack = client.apply([bridge("br0"), *ports])
-        assert all(outcome.ok for outcome in ack.outcomes.values()), ack.outcomes
+        put_ports(net, started)
         yield started
+
+
+def put_ports(net: Topology, path: FastPath) -> None:
+    ports = (
+        port(f"p{i}", "af_xdp", "br0", options={"ifname": ifname})
+        for i, ifname in enumerate(net.switch_ifs)
+    )
+    with path.client() as client:
+        ack = client.apply([bridge("br0"), *ports])
+    assert all(outcome.ok for outcome in ack.outcomes.values()), ack.outcomes
+
+
+def test_eight_capabilities_are_enough(net: Topology, home: Path) -> None:
+    """Those of docker/compose.yaml and docker/compose.af_xdp.yaml."""
+    added = [
+        line.split()[1].lower()
+        for name in ("compose.yaml", "compose.af_xdp.yaml")
+        for line in (ROOT / "docker" / name).read_text().splitlines()
+        if re.fullmatch(r"      - [A-Z_]+( +#.*)?", line)
+    ]
+    assert len(added) == 8
+    held = "-all," + ",".join(f"+{capability}" for capability in added)
+    prefix = ("setpriv", f"--bounding-set={held}", f"--inh-caps={held}")
+    arguments = ["--af-xdp"]
+    with FastPath(home, netns=net.switch, prefix=prefix, arguments=arguments) as started:
+        put_ports(net, started)
+        assert " 0% packet loss" in ping(net)
 
 
 def test_the_program_goes_with_the_last_holder(net: Topology, path: FastPath) -> None:

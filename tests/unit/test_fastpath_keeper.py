@@ -42,7 +42,7 @@ def test_names_that_no_interface_has(name: str) -> None:
 
 @pytest.fixture
 def opener(tmp_path: Path) -> Opener:
-    types = ("af_packet", "memory", "netmap", "pcap", "pipe", "tap", "tun")
+    types = ("af_packet", "af_xdp", "memory", "netmap", "pcap", "pipe", "tap", "tun")
     return Opener(Policy(deny=("secret*",)), tmp_path / "pcap", tmp_path / "run", types)
 
 
@@ -53,6 +53,7 @@ def opener(tmp_path: Path) -> Opener:
         ("af_packet", {}, "INVALID"),
         ("af_packet", {"ifname": "secret0"}, "IFACE_DENIED"),
         ("af_packet", {"ifname": "lo"}, "IFACE_DENIED"),
+        ("af_xdp", {"ifname": "eth0"}, "PRIVILEGE"),
         ("tap", {"name": "secret0"}, "IFACE_DENIED"),
         ("tun", {"name": "secret0"}, "IFACE_DENIED"),
         ("tap", {"name": "t%s"}, "IFACE_NAME_INVALID"),
@@ -86,6 +87,17 @@ def test_requests_that_are_refused_before_anything_is_opened(
     with pytest.raises(OpenError) as refused:
         opener.open("p", type, options)
     assert refused.value.code == expected
+
+
+def test_af_xdp_is_checked_like_others_where_it_is_allowed(opener: Opener) -> None:
+    held = Bundle("p", "af_xdp", {"ifname": "e0"}, "af_xdp", {"ifname": "e0"}, "")
+    assert "--af-xdp" in opener.port_types()["af_xdp"]
+    assert not opener.sound(held)
+    opener.af_xdp = True
+    assert opener.sound(held)
+    with pytest.raises(OpenError) as refused:
+        opener.open("p", "af_xdp", {"ifname": "secret0"})
+    assert refused.value.code == "IFACE_DENIED"
 
 
 def test_what_a_forwarder_hands_back_is_checked_like_a_request(opener: Opener) -> None:
