@@ -20,6 +20,7 @@ import msgspec
 from fastpath import client_names as names
 from fastpath import native_clients as wire
 from fastpath.client_names import RequestError
+from fastpath.client_nulls import Nulls
 from fastpath.client_pipes import PipeMonitors, Pipes, is_pipe
 from fastpath.client_ports import CLIENT, Monitors, Places, Ports, rings_of, vale_name
 from fastpath.client_sessions import Kind, Left, Session, Sessions, State
@@ -84,11 +85,13 @@ class Requests:
         self._monitors = Monitors(places, self._ports)
         self._pipes = Pipes(places)
         self._pipe_monitors = PipeMonitors(places, self._pipes)
+        self._nulls = Nulls()
         self.kinds: dict[str, Kind] = {
             "port": self._ports,
             "monitor": self._monitors,
             "pipe": self._pipes,
             PipeMonitors.name: self._pipe_monitors,
+            "null": self._nulls,
         }
         self.serve: dict[int, Callable[[Asker, Request], Reply]] = {
             wire.DESCRIBE: self._describe,
@@ -106,11 +109,11 @@ class Requests:
 
     def _kind_for(self, request: Request) -> Kind:
         """Who serves a registration."""
-        if request.flags & names.MONITOR:
+        if request.flags & names.MONITOR and request.mode != wire.MODE_NULL:
             return self._pipe_monitors if is_pipe(request.name) else self._monitors
-        if is_pipe(request.name):
-            return self._pipes
-        return self._ports
+        if request.mode == wire.MODE_NULL:
+            return self._nulls
+        return self._pipes if is_pipe(request.name) else self._ports
 
     # --- registrations --------------------------------------------------------------------------
 

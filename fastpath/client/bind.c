@@ -15,7 +15,8 @@ static void link_close(struct link *link)
 		vsn_hidden_close(link->bells[i]);
 		link->bells[i] = -1;
 	}
-	client_map_close(&link->map);
+	if (link->map.bytes)
+		client_map_close(&link->map);
 }
 
 /*
@@ -80,7 +81,7 @@ static int rings_of(const struct bind_wish *wish, const uint32_t rings[RING_SIDE
 		seat->first[side] = seat->last[side] = 0;
 		if (wish->flags & without[side])
 			continue;
-		if (wish->mode == NR_REG_ALL_NIC) {
+		if (wish->mode == NR_REG_ALL_NIC || wish->mode == NR_REG_NULL) {
 			seat->last[side] = rings[side];
 		} else if (wish->mode == NR_REG_ONE_NIC) {
 			if (wish->ring_id >= rings[RING_TX] && wish->ring_id >= rings[RING_RX])
@@ -117,7 +118,11 @@ static int view_make(struct binding *binding, enum ring_side side, unsigned numb
 	*view = (struct ring_view){.ring = (void *)(region->base + kring->ring_at),
 				   .kring = kring,
 				   .num_slots = kring->num_slots};
-	if (binding->watch) {
+	if (binding->kind == BOUND_NULL) {
+		nobodys_view(view);
+		return 0;
+	}
+	if (binding->kind == BOUND_WATCH) {
 		watch_view(binding, side, number, view, open && kring->users == 1);
 		return 0;
 	}
@@ -125,7 +130,7 @@ static int view_make(struct binding *binding, enum ring_side side, unsigned numb
 	if (!open || kring->users != 1)
 		return 0;
 	/* the ring's first user in the region: on from where the lane is */
-	if (side == RING_TX && binding->pipe) {
+	if (side == RING_TX && binding->kind == BOUND_PIPE) {
 		pipe_tx_open(view);
 		return 0;
 	}
@@ -134,7 +139,8 @@ static int view_make(struct binding *binding, enum ring_side side, unsigned numb
 		return 0;
 	}
 	lane_consumer_open(&kring->in, view->lane, view->data, view->lane_bytes);
-	if (!binding->pipe) /* a declared port is there before its program: not for its eyes */
+	if (binding->kind ==
+	    BOUND_PORT) /* a declared port is there before its program: not for its eyes */
 		lane_consumer_skip(&kring->in);
 	return 0;
 }
@@ -199,8 +205,8 @@ static void adapter_name(char name[VSN_ADAPTER_NAME], const struct client_answer
 
 	memset(name, 0, VSN_ADAPTER_NAME);
 	memcpy(name, answer->name, length);
-	/* a monitor is not the port that it looks at */
-	if (answer->flags & (NR_MONITOR_TX | NR_MONITOR_RX)) {
+	/* a monitor is not the port that it looks at, and what has no port is nobody else's */
+	if (answer->flags & (NR_MONITOR_TX | NR_MONITOR_RX) || answer->mode == NR_REG_NULL) {
 		name[length] = '/';
 		memcpy(name + length + 1, &answer->session, sizeof(answer->session));
 	}
@@ -329,7 +335,7 @@ static void direct_bind(struct vsn_session *session)
 	const struct direct_home home = {
 	    .map = &binding->link.map, .ask = direct_ask, .context = session};
 
-	if (!binding->pipe)
+	if (binding->kind == BOUND_PORT)
 		binding->direct = direct_open(&home);
 }
 
@@ -373,22 +379,36 @@ static void count_forks(void)
 		pthread_atfork(before_fork, NULL, after_fork);
 }
 
+static enum bound kind_of(const struct client_answer *answer)
+{
+	bool pipe = strpbrk(answer->name, "{}") != NULL;
+
+	if (answer->mode == NR_REG_NULL)
+		return BOUND_NULL;
+	if (pipe)
+		return answer->flags & (NR_MONITOR_TX | NR_MONITOR_RX) ? BOUND_WATCH : BOUND_PIPE;
+	return BOUND_PORT;
+}
+
 int bind_answer(struct vsn_session *session, const struct client_answer *answer, int fds[],
 		unsigned n, const struct bind_wish *wish)
 {
 	struct binding *binding = &session->binding;
 	bool given = (!wish || answer->shared) && n;
 	int region_fd = given ? fds[0] : wish ? wish->region_fd : -1;
-	int error;
+	int error = 0;
 
 	memset(binding, 0, sizeof(*binding));
 	binding->answer = *answer;
 	binding->answer.name[CLIENT_NAME_MAX - 1] = 0;
 	binding->flags = answer->flags;
 	binding->number = answer->session;
-	binding->pipe = strpbrk(binding->answer.name, "{}") != NULL;
-	binding->watch = binding->pipe && answer->flags & (NR_MONITOR_TX | NR_MONITOR_RX);
-	error = link_open(&binding->link, answer->side, binding->watch, fds + given, n - given);
+	binding->kind = kind_of(&binding->answer);
+	if (binding->kind == BOUND_NULL)
+		nobodys_link(&binding->link, answer);
+	else
+		error = link_open(&binding->link, answer->side, binding->kind == BOUND_WATCH,
+				  fds + given, n - given);
 	if (!error)
 		error = region_of(binding, region_fd, wish);
 	if (given)
@@ -397,7 +417,7 @@ int bind_answer(struct vsn_session *session, const struct client_answer *answer,
 		if (wish)
 			region_sweep(session);
 		error = seat_take(binding, wish);
-		if (!error && binding->watch)
+		if (!error && binding->kind == BOUND_WATCH)
 			binding->link.bells[binding->first[RING_RX]] = watch_bell();
 		if (error)
 			region_close(&binding->region);

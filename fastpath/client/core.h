@@ -148,6 +148,14 @@ struct ring_view {
 	struct client_ring_stats *stats;
 };
 
+/* What a session is bound to. Syncs of all but ports are in pipe.h. */
+enum bound {
+	BOUND_PORT,  /* of a switch */
+	BOUND_PIPE,  /* an end of one */
+	BOUND_WATCH, /* a monitor of a pipe's end: reads the pipe's memory */
+	BOUND_NULL   /* nothing: rings in a region, and nobody at their other end (NR_REG_NULL) */
+};
+
 /* What REGISTER and DESCRIBE answered. */
 struct binding {
 	uint32_t number; /* of the registration */
@@ -155,8 +163,7 @@ struct binding {
 	uint32_t first[RING_SIDES], last[RING_SIDES];
 	uint64_t flags; /* NR_* */
 	struct client_answer answer;
-	bool pipe;
-	bool watch; /* a monitor of a pipe's end: reads its memory */
+	enum bound kind;
 	struct adapter *adapter;
 	struct link link;
 	struct region region;
@@ -313,7 +320,7 @@ static inline unsigned ring_number(const struct binding *binding, enum ring_side
 /* Bytes of virtio-net header in front of each frame of the program's, as the switch has it now. */
 static inline uint32_t header_bytes(const struct binding *binding)
 {
-	uint32_t bytes = binding->pipe ? 0 : load_shared(&binding->link.map.memory->hdr_len);
+	uint32_t bytes = load_shared(&binding->link.map.memory->hdr_len);
 
 	return bytes == 10 || bytes == 12 ? bytes : 0;
 }

@@ -1,11 +1,19 @@
 /*
- * Pipes and their monitors: what differs from a switch's ports in a sync.
+ * Pipes, their monitors, and what has no other end: what differs from a switch's ports in a sync.
  *
  * Runs on: threads of netmap programs. Under the kring's lock, but for the syncs, which take it.
  */
 #pragma once
 
 #include "core.h"
+
+/* Of whatever is no port. */
+struct sync_result other_txsync(struct binding *binding, struct ring_view *view);
+struct sync_result other_rxsync(struct binding *binding, struct ring_view *view);
+/* null.c: stands in for a lane that a ring does not have, or must not touch: nobody reads it. */
+void nobodys_view(struct ring_view *view);
+/* The link of what has no other end. */
+void nobodys_link(struct link *link, const struct client_answer *answer);
 
 struct sync_result pipe_txsync(struct binding *binding, struct ring_view *view);
 struct sync_result pipe_rxsync(struct binding *binding, struct ring_view *view);

@@ -186,6 +186,8 @@ static int register_locked(struct vsn_session *session, struct request *request)
 		wish.external = (uint8_t *)(uintptr_t)request->extmem.nro_usrptr;
 		wish.external_shape = &external;
 	}
+	if (reg->nr_mode == NR_REG_NULL && !reg->nr_mem_id && !wish.external)
+		return -EINVAL; /* in which region? */
 	wish.offsets = request->offsets_head ? &request->offsets : NULL;
 	wish.region_fd = region_wanted(session, wish.external ? 0 : reg->nr_mem_id);
 	if (wish.region_fd < 0)

@@ -60,8 +60,23 @@ static size_t option_bytes(struct request *request, const struct nmreq_option *o
 	}
 }
 
+/*
+ * The module keeps a request in one piece of memory, and refuses what does not fit there: body and
+ * options as they are, a pointer before each option, and some for itself.
+ */
+enum {
+	PIECE_POINTERS = 2 + NETMAP_REQ_OPT_MAX + NETMAP_REQ_OPT_MAX,
+	PIECE_BYTES = PIECE_POINTERS * 8 + NETMAP_REQ_MAXSIZE,
+	PIECE_FIRST = 2 * 8 + NETMAP_REQ_OPT_MAX * 8 /* used before the body */
+};
+
+struct room {
+	size_t total; /* bytes of body and options */
+	size_t used;  /* of the piece */
+};
+
 static int option_in(struct request *request, struct request_option *option, uint32_t *seen,
-		     size_t *total)
+		     struct room *room)
 {
 	struct nmreq_option *head = &option->head, **place;
 	size_t bytes;
@@ -84,22 +99,25 @@ static int option_in(struct request *request, struct request_option *option, uin
 	if (head->nro_size > NETMAP_REQ_MAXSIZE)
 		return -EMSGSIZE;
 	bytes = option_bytes(request, head, &place, &kept);
-	*total += bytes;
-	if (*total > NETMAP_REQ_MAXSIZE)
+	room->total += bytes;
+	room->used += bytes;
+	if (room->total > NETMAP_REQ_MAXSIZE || room->used > PIECE_BYTES)
 		return -EMSGSIZE;
 	*place = head;
 	return kept ? user_read(kept, option->at + sizeof(*head), bytes) : 0;
 }
 
-static int options_in(struct request *request, size_t total)
+static int options_in(struct request *request, size_t body)
 {
+	struct room room = {.total = body, .used = PIECE_FIRST + body};
 	uint32_t seen = 0;
 	int error = 0;
 
 	for (uint64_t at = request->header.nr_options; at && !error;) {
 		struct request_option *option = &request->list[request->options];
 
-		if (request->options == REQUEST_OPTIONS_MAX) {
+		room.used += sizeof(uint64_t) + sizeof(option->head);
+		if (request->options == REQUEST_OPTIONS_MAX || room.used > PIECE_BYTES) {
 			request->options = 0; /* a loop: nothing is written to it */
 			return -EMSGSIZE;
 		}
@@ -108,9 +126,9 @@ static int options_in(struct request *request, size_t total)
 		if (error)
 			return error;
 		request->options++;
-		total += sizeof(option->head);
+		room.total += sizeof(option->head);
 		at = option->head.nro_next;
-		error = option_in(request, option, &seen, &total);
+		error = option_in(request, option, &seen, &room);
 	}
 	for (unsigned i = 0; i < request->options && !error; i++)
 		request->list[i].head.nro_status = EOPNOTSUPP;

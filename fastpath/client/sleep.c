@@ -19,8 +19,10 @@ static bool rx_waits(struct binding *binding, struct ring_view *view)
 	bool died, waits;
 
 	kring_lock(kring, &died);
-	if (binding->watch) {
+	if (binding->kind == BOUND_WATCH) {
 		waits = watch_waits(binding, view);
+	} else if (binding->kind == BOUND_NULL) {
+		waits = true;
 	} else {
 		kring->in.lane = view->lane;
 		kring->in.data = view->data;
@@ -38,8 +40,8 @@ static bool tx_waits(const struct binding *binding, struct ring_view *view, bool
 	bool died, waits;
 
 	kring_lock(kring, &died);
-	if (binding->pipe) {
-		waits = binding->watch || pipe_tx_waits(view, want);
+	if (binding->kind != BOUND_PORT) {
+		waits = binding->kind != BOUND_PIPE || pipe_tx_waits(view, want);
 	} else {
 		kring->out.lane = view->lane;
 		kring->out.data = view->data;

@@ -203,8 +203,8 @@ struct sync_result rxsync(struct binding *binding, struct ring_view *view)
 	struct rx_work work;
 	bool died, ring_bell;
 
-	if (binding->pipe)
-		return binding->watch ? watch_rxsync(binding, view) : pipe_rxsync(binding, view);
+	if (binding->kind != BOUND_PORT)
+		return other_rxsync(binding, view);
 	kring_lock(kring, &died);
 	place = ring_enter(&binding->region, view);
 	result.invalid = !place.valid;

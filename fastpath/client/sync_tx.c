@@ -315,8 +315,8 @@ struct sync_result txsync(struct binding *binding, struct ring_view *view)
 	struct tx_work work;
 	bool died;
 
-	if (binding->pipe)
-		return binding->watch ? result : pipe_txsync(binding, view);
+	if (binding->kind != BOUND_PORT)
+		return other_txsync(binding, view);
 	kring_lock(kring, &died);
 	if (died)
 		lane_producer_open(&kring->out, view->lane, view->data, view->lane_bytes);

@@ -20,10 +20,6 @@
 
 enum { NAP_LEAST_US = 250, NAP_MOST_US = 8000, NS_PER_US = 1000 };
 
-/* Stands in for what a monitor must not touch: nobody reads it. */
-static struct lane nobodys_lane;
-static struct client_ring_stats nobodys_stats;
-
 /* A lane of the pipe's, as the monitor reads it. */
 struct watched {
 	const struct lane *lane;
@@ -61,9 +57,7 @@ void watch_view(struct binding *binding, enum ring_side side, unsigned number,
 {
 	struct watched watched;
 
-	view->lane = &nobodys_lane;
-	view->stats = &nobodys_stats;
-	view->bell = -1;
+	nobodys_view(view);
 	for (unsigned from = 0; from < RING_SIDES && side == RING_RX && first; from++)
 		if (watched_lane(binding, from, number, &watched))
 			view->kring->seen[from] = watched_end(binding, &watched);

@@ -130,6 +130,24 @@ static void test_register_errors(void)
 	program_close(&p);
 }
 
+/* A list that is too long for the module, which keeps a pointer for each of them. */
+static void test_many_options(struct program *p)
+{
+	enum { MANY = 100 };
+	static struct nmreq_option list[MANY];
+
+	memset(list, 0, sizeof(list));
+	for (unsigned i = 0; i + 1 < MANY; i++) {
+		list[i].nro_reqtype = NETMAP_REQ_OPT_MAX;
+		list[i].nro_next = (uintptr_t)&list[i + 1];
+	}
+	list[MANY - 1].nro_reqtype = NETMAP_REQ_OPT_SYNC_KLOOP_EVENTFDS;
+	list[MANY - 1].nro_size = 1000;
+	CHECK(program_register(p, "vale0:a", list) == -EMSGSIZE);
+	list[MANY - 1].nro_size = sizeof(list[0]);
+	CHECK(program_register(p, "vale0:a", list) == -EOPNOTSUPP);
+}
+
 static void test_options(void)
 {
 	struct nmreq_option unknown = {.nro_reqtype = 77};
@@ -147,6 +165,7 @@ static void test_options(void)
 	CHECK(program_register(&p, "vale0:a", &csb) == -EINVAL);
 	CHECK(csb.nro_opt.nro_status == EINVAL && again.nro_opt.nro_status == EINVAL);
 	CHECK(program_register(&p, "vale0:a", &nothing) == -EINVAL);
+	test_many_options(&p);
 	loop.nro_next = (uintptr_t)&loop;
 	CHECK(program_register(&p, "vale0:a", &loop) == -EMSGSIZE);
 	CHECK(netmap_switch_settles(sw, 0));
@@ -295,6 +314,35 @@ static void test_legacy(void)
 	program_close(&q);
 }
 
+/* Rings and buffers in another port's region, and nobody at their other end. */
+static void test_no_port(void)
+{
+	struct nmreq_register nothing = {
+	    .nr_mode = NR_REG_NULL, .nr_tx_rings = 3, .nr_rx_rings = 2, .nr_extra_bufs = 8};
+	struct program port, null;
+
+	CHECK(program_open(&null, "x", nothing) == -EINVAL); /* in which region? */
+	program_close(&null);
+	CHECK(program_open(&port, "vale0:a", (struct nmreq_register){0}) == 0);
+	nothing.nr_mem_id = port.reg.nr_mem_id;
+	nothing.nr_tx_slots = 16;
+	CHECK(program_open(&null, "vale0:a", nothing) == 0);
+	CHECK(null.reg.nr_mem_id == port.reg.nr_mem_id);
+	CHECK(null.reg.nr_memsize == port.reg.nr_memsize && null.reg.nr_extra_bufs == 8);
+	CHECK(null.reg.nr_tx_rings == 3 && null.reg.nr_rx_rings == 2 && null.reg.nr_tx_slots == 16);
+	CHECK(program_put(program_tx(&null, 2), "x", 1, 0));
+	CHECK(program_sync(&null, NIOCTXSYNC) == 0 && program_sync(&null, NIOCRXSYNC) == 0);
+	CHECK(program_poll(&null, POLLIN, 10) == 0);
+	CHECK(program_poll(&null, POLLOUT, 10) == POLLOUT);
+	program_close(&null);
+	nothing = (struct nmreq_register){.nr_mode = NR_REG_NULL, .nr_mem_id = port.reg.nr_mem_id};
+	CHECK(program_open(&null, "x", nothing) == 0);
+	CHECK(null.reg.nr_tx_rings == 0 && null.reg.nr_rx_rings == 0);
+	CHECK(program_sync(&null, NIOCTXSYNC) == 0);
+	program_close(&null);
+	program_close(&port);
+}
+
 int main(void)
 {
 	sw = netmap_switch_start();
@@ -308,6 +356,7 @@ int main(void)
 	test_offsets_option();
 	test_extmem();
 	test_legacy();
+	test_no_port();
 	netmap_switch_stop(sw);
 	return check_result();
 }

@@ -142,6 +142,22 @@ static unsigned name_of(const char *name, char master[CLIENT_NAME_MAX], bool *pi
 	return 1;
 }
 
+/* Of no port. */
+static int serve_null(struct netmap_switch *sw, struct exchange *x)
+{
+	const struct client_request *request = &x->request;
+
+	x->answer = (struct client_answer){.session = ++sw->numbers,
+					   .mode = request->mode,
+					   .tx_rings = request->tx_rings,
+					   .rx_rings = request->rx_rings,
+					   .tx_slots = request->tx_slots,
+					   .rx_slots = request->rx_slots,
+					   .mem_id = request->mem_id};
+	memcpy(x->answer.name, request->name, sizeof(request->name));
+	return 0;
+}
+
 /* A monitor of a pipe's end: it gets the memory and no bells, and no port goes with it. */
 static int serve_monitor(struct netmap_switch *sw, struct exchange *x, struct fake_port *port,
 			 unsigned side)
@@ -176,6 +192,8 @@ static int serve_register(struct netmap_switch *sw, struct fake_connection *from
 	struct fake_port *port = port_find(sw, master);
 	bool shared;
 
+	if (request->mode == NR_REG_NULL)
+		return serve_null(sw, x);
 	if (strncmp(request->name, "vale", 4) != 0)
 		return ENXIO;
 	if (request->mode != NR_REG_ALL_NIC && request->mode != NR_REG_ONE_NIC)

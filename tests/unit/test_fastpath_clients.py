@@ -531,6 +531,28 @@ def test_a_monitor_of_a_pipes_end(forwarder: Forwarder, client: Client, program:
             monitor.answered()
 
 
+# --- no port ------------------------------------------------------------------------------------
+
+
+def test_a_region_without_a_port(forwarder: Forwarder, client: Client, program: Program) -> None:
+    """NR_REG_NULL: rings and buffers where another session finds them."""
+    region = os.memfd_create("region", os.MFD_CLOEXEC)
+    answer = program.call(
+        wire.REGISTER, "x", mode=wire.MODE_NULL, rings=(3, 0), mem_id=1, fds=[region]
+    )
+    assert (answer.error, answer.tx_rings, answer.rx_rings, answer.mem_id) == (0, 3, 0, 1)
+    assert answer.fds == []
+    assert [(row.mode, row.switch, row.port) for row in rows(client)] == [("null", "", "")]
+    assert forwarder.applier.locals.ports == {}
+    with Program(forwarder.netmap_path) as other:
+        (found,) = other.call(wire.REGION, mem_id=1).fds
+        assert os.path.sameopenfile(found, region)
+        os.close(found)
+        too_many = other.call(wire.REGISTER, "y", mode=wire.MODE_NULL, rings=(17, 0), mem_id=1)
+        assert too_many.error == errno.EINVAL
+    os.close(region)
+
+
 # --- hostile programs ---------------------------------------------------------------------------
 
 

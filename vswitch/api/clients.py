@@ -16,7 +16,7 @@ class Client(Output):
 
     id: int = Field(description="Never used twice while the switch runs.")
     name: str = Field(description="As the program gave it.", examples=["vale0:p1", "vale0:p1{3"])
-    bridge: str | None = Field(description="The switch; null: a pipe is in none.")
+    bridge: str | None = Field(description="The switch; null: it is in none, as a pipe without one.")
     port: str | None = Field(
         description="The port, as in the counters: a declared one's own name, else netmap's."
     )
@@ -26,7 +26,7 @@ class Client(Output):
     program: str = Field(description="As it calls itself.")
     mode: str = Field(
         description="What it is; of a port, whether frames may go to other programs directly.",
-        json_schema_extra={"x-extensible-enum": ["relay", "direct", "pipe", "monitor"]},
+        json_schema_extra={"x-extensible-enum": ["relay", "direct", "pipe", "monitor", "null"]},
     )
     tx_rings: int
     rx_rings: int
