@@ -5,6 +5,7 @@
  *     preload_fds.c     close, dup, fcntl, close_range; fds that were inherited or received
  *     preload_poll.c    poll, select and their variants; wait.c does it
  *     preload_epoll.c   epoll
+ *     preload_io.c      read and write, which netmap does not have
  *
  * Each is the C library's function for everything that is not ours, and costs a table look-up at
  * most; a process that never opened /dev/netmap does not even pay that.

@@ -118,6 +118,31 @@ static int raw_ppoll(struct pollfd *fds, nfds_t count, const struct timespec *ti
 	return (int)syscall(SYS_ppoll, fds, count, timeout ? &left : NULL, mask, MASK_BYTES);
 }
 
+static ssize_t raw_read(int fd, void *to, size_t bytes)
+{
+	return syscall(SYS_read, fd, to, bytes);
+}
+
+static ssize_t raw_read_chk(int fd, void *to, size_t bytes, size_t room)
+{
+	return raw_read(fd, to, bytes < room ? bytes : room);
+}
+
+static ssize_t raw_write(int fd, const void *from, size_t bytes)
+{
+	return syscall(SYS_write, fd, from, bytes);
+}
+
+static ssize_t raw_readv(int fd, const struct iovec *parts, int count)
+{
+	return syscall(SYS_readv, fd, parts, count);
+}
+
+static ssize_t raw_writev(int fd, const struct iovec *parts, int count)
+{
+	return syscall(SYS_writev, fd, parts, count);
+}
+
 static int raw_poll(struct pollfd *fds, nfds_t count, int timeout_ms)
 {
 	struct timespec timeout = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
@@ -185,6 +210,11 @@ struct vsn_real vsn_real = {
     .fcntl = raw_fcntl,
     .ioctl = raw_ioctl,
     .mmap = raw_mmap,
+    .read = raw_read,
+    .read_chk = raw_read_chk,
+    .write = raw_write,
+    .readv = raw_readv,
+    .writev = raw_writev,
     .sendmsg = raw_sendmsg,
     .sendmmsg = raw_sendmmsg,
     .recvmsg = raw_recvmsg,
@@ -227,6 +257,11 @@ __attribute__((constructor(101))) static void find_real(void)
 	NEXT(fcntl);
 	NEXT(ioctl);
 	NEXT(mmap);
+	NEXT(read);
+	NEXT_AS(read_chk, __read_chk);
+	NEXT(write);
+	NEXT(readv);
+	NEXT(writev);
 	NEXT(sendmsg);
 	NEXT(sendmmsg);
 	NEXT(recvmsg);

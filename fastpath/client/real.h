@@ -18,6 +18,7 @@
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <time.h>
 
 struct vsn_real {
@@ -33,6 +34,11 @@ struct vsn_real {
 	int (*fcntl)(int fd, int command, ...);
 	int (*ioctl)(int fd, unsigned long request, ...);
 	void *(*mmap)(void *addr, size_t bytes, int prot, int flags, int fd, off_t offset);
+	ssize_t (*read)(int fd, void *to, size_t bytes);
+	ssize_t (*read_chk)(int fd, void *to, size_t bytes, size_t room);
+	ssize_t (*write)(int fd, const void *from, size_t bytes);
+	ssize_t (*readv)(int fd, const struct iovec *parts, int count);
+	ssize_t (*writev)(int fd, const struct iovec *parts, int count);
 	ssize_t (*sendmsg)(int fd, const struct msghdr *message, int flags);
 	int (*sendmmsg)(int fd, struct mmsghdr *messages, unsigned count, int flags);
 	ssize_t (*recvmsg)(int fd, struct msghdr *message, int flags);

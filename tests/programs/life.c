@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -192,6 +193,36 @@ int close_all_main(char **argv)
 	if (port.fd > 3 && close_range(3, (unsigned)port.fd - 1, 0))
 		die("close_range: %s", strerror(errno));
 	closefrom(port.fd + 1);
+	ready();
+	receive_frames(&port, argv, (uint64_t)option(argv, "frames", 1000), &tally);
+	tally_print(&tally);
+	return 0;
+}
+
+/* --- read and write --------------------------------------------------------------------------- */
+
+static void expect_einval(const char *what, ssize_t result)
+{
+	if (result >= 0 || errno != EINVAL)
+		die("%s: %zd, %s", what, result, strerror(errno));
+	errno = 0;
+}
+
+int read_main(char **argv)
+{
+	struct port port;
+	struct tally tally = {0};
+	char byte = 'x';
+	struct iovec part = {&byte, 1};
+	int ends[2];
+	port_open(&port, argv[0], argv);
+	expect_einval("read", read(port.fd, &byte, 1));
+	expect_einval("write", write(port.fd, &byte, 1));
+	expect_einval("readv", readv(port.fd, &part, 1));
+	expect_einval("writev", writev(port.fd, &part, 1));
+	if (pipe(ends) || write(ends[1], &byte, 1) != 1 || read(ends[0], &byte, 1) != 1 ||
+	    writev(ends[1], &part, 1) != 1 || readv(ends[0], &part, 1) != 1)
+		die("a pipe of the host: %s", strerror(errno));
 	ready();
 	receive_frames(&port, argv, (uint64_t)option(argv, "frames", 1000), &tally);
 	tally_print(&tally);

@@ -10,6 +10,7 @@
  *   pass PORT       hands its fd to another process, which receives
  *   dup PORT        works by a copy of a copy, and under another number
  *   close-all PORT  closes what it does not know, and goes on
+ *   read PORT       tries to read and write its fd, then receives
  *   threads PORT    one thread receives while another sends
  *   signal PORT     poll's times and signals
  *   edges PORT      epoll: edges, one shot, a set of many, errors
@@ -25,11 +26,11 @@ static const struct {
 	const char *name;
 	int (*main)(char **argv);
 } programs[] = {
-    {"send", send_main},	   {"receive", receive_main},	  {"ping", ping_main},
-    {"pong", pong_main},	   {"bridge", bridge_main},	  {"fork", fork_main},
-    {"exec", exec_main},	   {"pass", pass_main},		  {"dup", dup_main},
-    {"close-all", close_all_main}, {"threads", threads_main},	  {"signal", signal_main},
-    {"edges", edges_main},	   {"inherited", inherited_main},
+    {"send", send_main},	   {"receive", receive_main}, {"ping", ping_main},
+    {"pong", pong_main},	   {"bridge", bridge_main},   {"fork", fork_main},
+    {"exec", exec_main},	   {"pass", pass_main},	      {"dup", dup_main},
+    {"close-all", close_all_main}, {"read", read_main},	      {"threads", threads_main},
+    {"signal", signal_main},	   {"edges", edges_main},     {"inherited", inherited_main},
 };
 
 int main(int argc, char **argv)

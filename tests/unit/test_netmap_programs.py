@@ -19,6 +19,7 @@ from vswitch import programs
 
 FRAMES = 1000
 INTERPOSED = [
+    *("__read_chk", "read", "readv", "write", "writev"),
     *("__close", "__dup2", "__fcntl", "__open64_2", "__open_2", "__openat64_2", "__openat_2"),
     *("__poll", "__poll_chk", "__ppoll_chk", "__select", "close", "close_range", "closefrom"),
     *("dup", "dup2", "dup3", "epoll_ctl", "epoll_pwait", "epoll_pwait2", "epoll_wait", "fcntl"),
@@ -100,6 +101,11 @@ def test_two_threads_on_the_two_ends_of_a_pipe(on_switch: NetmapPrograms) -> Non
     for end in ends:
         counted = end.result()
         assert (counted["frames"], counted["bad"], counted["order"]) == (20_000, 0, 0)
+
+
+def test_netmap_is_not_read_or_written(on_switch: NetmapPrograms) -> None:
+    """EINVAL at once, and the port is none the worse; other fds are read and written."""
+    exchange(on_switch, "read")
 
 
 def test_ping_and_pong(on_switch: NetmapPrograms) -> None:
