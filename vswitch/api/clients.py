@@ -16,7 +16,7 @@ class Client(Output):
 
     id: int = Field(description="Never used twice while the switch runs.")
     name: str = Field(description="As the program gave it.", examples=["vale0:p1", "vale0:p1{3"])
-    bridge: str | None = Field(description="The switch; null: it is in none, as a pipe without one.")
+    bridge: str | None = Field(description="The switch; null: it is in none.")
     port: str | None = Field(
         description="The port, as in the counters: a declared one's own name, else netmap's."
     )
