@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -324,22 +323,6 @@ def ended(sock: socket.socket) -> bool:
     with contextlib.suppress(ConnectionResetError):
         return sock.recv(1) == b""
     return True
-
-
-def test_what_was_committed_comes_into_the_database(
-    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Out of the log, which else would only grow, and without another commit."""
-    monkeypatch.setattr("vswitch.store.database.CHECKPOINT_S", 0.01)
-    api.bridge()
-    copy = tmp_path / "copy.db"
-
-    def there() -> bool:
-        shutil.copy(api.settings.database, copy)  # and not its log
-        with contextlib.closing(Store(copy)) as store:
-            return "br0" in store.load().bridges
-
-    wait_until(there, 10, "the bridge is in the database")
 
 
 def test_migrations_lead_to_the_models(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -179,6 +180,22 @@ def test_masks_are_read_as_they_are_spelled(value: bytes, mask: bytes) -> None:
     parsed = terms.ip_mask(text)
     assert parsed == (bytes(v & m for v, m in zip(value, mask, strict=True)), mask)
     assert terms.ip_mask(terms.ip_text(parsed)) == parsed
+
+
+octets = st.one_of(st.integers(0, 300).map(str), st.sampled_from(("", "00", "01", "0x1", "1a")))
+
+
+@given(st.lists(octets, min_size=3, max_size=5).map(".".join))
+def test_an_ipv4_address_is_what_the_standard_library_says(text: str) -> None:
+    try:
+        expected = ip_address(text)
+    except ValueError:
+        with pytest.raises(ValueError, match="no IP address"):
+            terms.ip_mask(text)
+    else:
+        value, mask = terms.ip_mask(text)
+        assert (value, mask) == (expected.packed, b"\xff" * 4)
+        assert terms.ip_text((value, mask)) == str(expected)
 
 
 def test_flags() -> None:

@@ -82,30 +82,30 @@ class RuleSpec(Spec):
             yield (*place, "ruleset"), Key("ruleset", action.ruleset), ""
 
 
+_ADDRESSES = (
+    ("ip", ("src", "dst"), "ip"),
+    ("eth", ("src", "dst"), "mac"),
+    ("arp", ("spa", "tpa"), "ip"),
+    ("arp", ("sha", "tha"), "mac"),
+)
+"""Part of the match, its fields, and what kind of group each may name."""
+
+
 def _groups(match: Match) -> Iterator[Reference]:
     """Called several times for each of thousands of rules, most of which name none."""
-    for part, name, text, kind in _texts(match):
-        if text is not None and (group := terms.group_of(text)):
-            yield ("match", part, name), Key("group", group), kind
+    for part, names, kind in _ADDRESSES:
+        said = getattr(match, part)
+        if said is None:
+            continue
+        for name in names:
+            text = getattr(said, name)
+            if text is not None and (group := terms.group_of(text)):
+                yield ("match", part, name), Key("group", group), kind
     if match.l4 is not None:
         for name, texts in (("sport", match.l4.sport), ("dport", match.l4.dport)):
             for index, text in enumerate(texts or ()):
                 if group := terms.group_of(text):
                     yield ("match", "l4", name, index), Key("group", group), "port"
-
-
-def _texts(match: Match) -> Iterator[tuple[str, str, str | None, str]]:
-    if match.ip is not None:
-        yield "ip", "src", match.ip.src, "ip"
-        yield "ip", "dst", match.ip.dst, "ip"
-    if match.eth is not None:
-        yield "eth", "src", match.eth.src, "mac"
-        yield "eth", "dst", match.eth.dst, "mac"
-    if match.arp is not None:
-        yield "arp", "spa", match.arp.spa, "ip"
-        yield "arp", "tpa", match.arp.tpa, "ip"
-        yield "arp", "sha", match.arp.sha, "mac"
-        yield "arp", "tha", match.arp.tha, "mac"
 
 
 class RuleEntry(RuleSpec):

@@ -33,6 +33,12 @@ class RuleTable(Mapping[str, Rule]):
     def __getitem__(self, id: str) -> Rule:
         return self._shards[hash(id) % SHARDS][id]
 
+    def get(  # type: ignore[override]
+        self, id: str, default: Rule | None = None
+    ) -> Rule | None:
+        """Nearly all of a set that is put anew are not there, and an exception each is slow."""
+        return self._shards[hash(id) % SHARDS].get(id, default)
+
     def __iter__(self) -> Iterator[str]:
         for shard in self._shards:
             yield from shard

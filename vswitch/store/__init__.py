@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from vswitch.kinds import Configuration, Key, Stored
 from vswitch.kinds.configuration import of_objects
-from vswitch.store.database import BEGIN_WRITE, Checkpoints, Migrations, engine_for
+from vswitch.store.database import BEGIN_WRITE, Migrations, engine_for
 from vswitch.store.models import AuditRow, FdbRow, RevisionRow, TokenRow, stamp
 from vswitch.store.objects import NAMED, StoreError, count, remove, stored_of, write
 from vswitch.store.rules import load_rules, remove_rules, write_rules
@@ -49,7 +49,6 @@ class Store:
     def __init__(self, path: Path, migrations: Migrations | None = None) -> None:
         self._writer = engine_for(path, write=True)
         self._reader = engine_for(path, write=False)
-        self._checkpoints = Checkpoints(self._reader)
         try:
             (migrations or Migrations()).upgrade(self._writer)
         except DBAPIError as error:
@@ -57,7 +56,6 @@ class Store:
             raise StoreError(f"{path}: {error.orig}") from error
 
     def close(self) -> None:
-        self._checkpoints.stop()
         self._writer.dispose()
         self._reader.dispose()
 
@@ -80,7 +78,6 @@ class Store:
                 cursor.execute(BEGIN_WRITE)
                 yield cursor
                 connection.commit()
-                self._checkpoints.note()
             except BaseException:
                 connection.rollback()
                 raise

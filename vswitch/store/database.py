@@ -7,10 +7,7 @@ and so lets two read-modify-writes interleave.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import sqlite3
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +22,6 @@ from vswitch.store.models import Base
 
 BUSY_MS = 5000
 BEGIN_WRITE = "BEGIN IMMEDIATE"
-CHECKPOINT_S = 2.0
-LOG_PAGES_MAX = 16_384
-"""A log of 64 MB: from there on a commit takes the checkpoint on itself. SQLite's own limit, 1,000
-pages, would have every hundredth commit of one rule do so, and wait ten times as long."""
-
-log = logging.getLogger(__name__)
 
 
 def engine_for(path: Path, *, write: bool) -> Engine:
@@ -51,7 +42,6 @@ def engine_for(path: Path, *, write: bool) -> Engine:
         connection.isolation_level = None
         for pragma in (
             "journal_mode=WAL",
-            f"wal_autocheckpoint={LOG_PAGES_MAX}",
             "synchronous=FULL",
             "foreign_keys=ON",
             "trusted_schema=OFF",
@@ -63,36 +53,6 @@ def engine_for(path: Path, *, write: bool) -> Engine:
         connection.exec_driver_sql(BEGIN_WRITE if write else "BEGIN")
 
     return engine
-
-
-class Checkpoints:
-    """Copies what was committed from the log into the database, beside whoever commits next."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._due = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
-        self._thread.start()
-
-    def note(self) -> None:
-        """Something was committed."""
-        self._due.set()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._due.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while self._due.wait() and not self._stopping.wait(CHECKPOINT_S):
-            self._due.clear()
-            try:
-                with contextlib.closing(self._engine.raw_connection()) as connection:
-                    connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
-            except sqlite3.Error as error:
-                # Nothing is lost: it is all in the log, and the next one tries again.
-                log.warning("the database's log stays as long as it is: %s", error)
 
 
 def migrations_dir() -> Path:
