@@ -29,7 +29,7 @@ def net() -> Iterator[Topology]:
         yield made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def appliance(net: Topology) -> Iterator[Appliance]:
     with Appliance(net, net.switch) as started:
         yield started
@@ -39,6 +39,8 @@ def appliance(net: Topology) -> Iterator[Appliance]:
 def programs(appliance: Appliance) -> Iterator[NetmapPrograms]:
     with NetmapPrograms(appliance.home / "run") as running:
         yield running
+    wait_until(lambda: not appliance.call("GET", "/clients")["items"], 10, "all have ended")
+    appliance.clear()
 
 
 def clients(appliance: Appliance) -> dict[str, dict[str, Any]]:
@@ -90,12 +92,12 @@ def test_rules_and_counters_of_a_declared_port(
     appliance.put_rules("fw", [rule], attach=[{"port": "gen", "direction": "ingress"}])
     receiver = programs.start("receive", "vale0:b", frames=500)
     programs.start("send", "vale0:a", frames=300, pause_us=200, to=3).result()
-    sender = programs.start("send", "vale0:a", frames=500, pause_us=200, linger_ms=5000)
+    sender = programs.start("send", "vale0:a", frames=500, pause_us=200, linger_ms=20_000)
     wait_until(lambda: users(appliance, "gen") == [sender.process.pid], 5, "its port says so")
     assert appliance.conditions("gen")["LinkUp"]["status"] == "True"
     counted = receiver.result()
     assert (counted["frames"], counted["bad"]) == (500, 0)
-    sender.result()
+    sender.kill()
     assert appliance.hits("fw") == {"not-there": 300}
     stats = appliance.port_stats()["gen"]
     assert (stats["rx_frames"], stats["rx_drops"].get("rule")) == (800, 300)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 
 IDLE_MS = 20_000
 KILLS = 12
-PINGS = 200_000  # two seconds where nothing else runs
+PINGS = 50_000  # half a second where nothing else runs
 ANYTHING = 4096  # bytes that a hostile member writes at a time
 
 
@@ -33,7 +33,7 @@ def net() -> Iterator[Topology]:
         yield made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def appliance(net: Topology) -> Iterator[Appliance]:
     with Appliance(net, net.switch) as started:
         yield started
@@ -43,6 +43,8 @@ def appliance(net: Topology) -> Iterator[Appliance]:
 def programs(appliance: Appliance) -> Iterator[NetmapPrograms]:
     with NetmapPrograms(appliance.home / "run") as running:
         yield running
+    wait_until(lambda: not appliance.call("GET", "/clients")["items"], 10, "all have ended")
+    appliance.clear()
 
 
 def gone(appliance: Appliance) -> None:
@@ -70,12 +72,12 @@ def test_a_million_frames_through_a_pipe(appliance: Appliance, programs: NetmapP
 
 
 def test_the_end_that_comes_later_finds_what_was_sent(programs: NetmapPrograms) -> None:
-    sender = programs.start("send", "vale0:p{1", frames=900, linger_ms=8000)
+    sender = programs.start("send", "vale0:p{1", frames=900, linger_ms=20_000)
     time.sleep(0.5)
     receiver = programs.start("receive", "vale0:p}1", frames=900, idle=5000)
     counted = receiver.result()
     assert (counted["frames"], counted["bad"], counted["order"]) == (900, 0, 0)
-    sender.result()
+    sender.kill()
 
 
 def test_pipes_outlive_forwarders(appliance: Appliance, programs: NetmapPrograms) -> None:
@@ -142,7 +144,7 @@ def test_members_are_killed(appliance: Appliance, programs: NetmapPrograms) -> N
 
 
 def test_a_member_writes_nonsense(appliance: Appliance, programs: NetmapPrograms) -> None:
-    """Into everything it has: its port's memory, and its pairs with those who go on."""
+    """Into everything it has, as long as the others go on: its port's memory, and its pairs."""
     seed = random.randrange(1 << 32)
     choose = random.Random(seed)
     pinger, _ = couple(appliance, programs, PINGS)
@@ -160,11 +162,13 @@ def test_a_member_writes_nonsense(appliance: Appliance, programs: NetmapPrograms
             for fd in answer.fds:
                 os.close(fd)
         assert len(pairs) == 2
-        until = time.monotonic() + 2
-        while time.monotonic() < until:
+        written = 0
+        while pinger.process.poll() is None:
             map = choose.choice([memory, *pairs]).map
             at = choose.randrange(28 if map is memory.map else 0, 16384 + 65536 - ANYTHING)
             map[at : at + ANYTHING] = choose.randbytes(ANYTHING)
+            written += 1
+        assert written > 1000
         assert pinger.result(60)["answered"] == PINGS, f"seed {seed}"
         for pair in pairs:
             pair.close()

@@ -193,6 +193,12 @@ class Appliance:
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
 
+    def clear(self) -> None:
+        """Nothing is configured: as the next user of it would find a new one."""
+        for kind in ("rulesets", "ports", "bridges"):
+            for item in self.call("GET", f"/{kind}")["items"]:
+                self.call("DELETE", f"/{kind}/{item['name']}")
+
     def put_bridge(self, name: str, **spec: Any) -> Any:
         return self.call("PUT", f"/bridges/{name}", {"spec": spec})
 
