@@ -17,7 +17,7 @@ from tests.ports.test_conformance import corpus
 from tests.support.overlay import SWITCH6, Underlay, vxlan_options
 from tests.support.rigs import frame
 from tests.support.switch import Attached, Switch, acquire
-from tests.support.topology import run, wait_until
+from tests.support.topology import run, wait_said, wait_until
 from tests.support.wire import HostPort, in_netns
 
 pytestmark = pytest.mark.root
@@ -145,9 +145,7 @@ def test_tcp(switch: Switch, direction: tuple[str, ...]) -> None:
     with Underlay(hosts=1, mtu=1500) as net:
         port = gateway(switch, net)
         server = net.start(net.switch, "iperf3", "-s", "-1", "--forceflush")
-        assert server.stdout is not None
-        while "listening" not in server.stdout.readline():
-            pass
+        wait_said(server, "listening")
         text = net.run(
             net.hosts[0], "timeout", "20", "iperf3", "-J", "-c", STATION, "-n", "50M", *direction
         )

@@ -33,7 +33,7 @@ from scapy.layers.l2 import ARP, LLC, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from tests.support.switch import Attached, Switch, acquire
-from tests.support.topology import Topology, run, wait_until
+from tests.support.topology import Topology, run, wait_said, wait_until
 from tests.support.wire import HostPort, in_netns
 
 pytestmark = pytest.mark.root
@@ -73,9 +73,7 @@ def join(net: Topology, switch: Switch, host: int, kind: str, **options: str) ->
 def iperf(net: Topology, target: str, *options: str) -> dict[str, float]:
     """From host 0 to host 1."""
     server = net.start(net.hosts[1], "iperf3", "-s", "-1", "--forceflush")
-    assert server.stdout is not None
-    while "listening" not in server.stdout.readline():
-        pass
+    wait_said(server, "listening")
     report = json.loads(net.run(net.hosts[0], "iperf3", "-J", "-c", target, *options))
     server.wait(10)
     end: dict[str, dict[str, float]] = report["end"]

@@ -9,7 +9,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 
-from tests.support.topology import Topology
+from tests.support.topology import Topology, wait_said
 from tests.support.wire import in_netns
 
 TIMEOUT_S = 5.0
@@ -68,9 +68,7 @@ def pings(net: Topology, source: int, to: int) -> bool:
 def iperf(net: Topology, *options: str, source: int = 0, to: int = 1) -> dict[str, float]:
     """TCP from one host to another; what arrived, and what was sent again."""
     server = net.start(net.hosts[to], "iperf3", "-s", "-1", "--forceflush")
-    assert server.stdout is not None
-    while "listening" not in server.stdout.readline():
-        pass
+    wait_said(server, "listening")
     said = net.run(net.hosts[source], "iperf3", "-J", "-c", net.addresses[to], *options)
     server.wait(10)
     end: dict[str, dict[str, float]] = json.loads(said)["end"]

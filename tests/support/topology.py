@@ -75,6 +75,13 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return line.decode()
 
 
+def wait_said(process: subprocess.Popen[str], part: str) -> None:
+    """Until it has said a line with that part; RuntimeError when it has ended before."""
+    while part not in (line := first_line(process)):
+        if not line and process.poll() is not None:
+            raise RuntimeError(f"{process.args} ended with {process.returncode}, without {part!r}")
+
+
 def end_process(process: subprocess.Popen[Any], timeout_s: float = 5) -> None:
     """SIGTERM, then SIGKILL after timeout_s; a process that has ended already is no error."""
     if process.poll() is None:
