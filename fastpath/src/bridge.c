@@ -6,7 +6,10 @@
 #include "bridge_decide.h"
 #include "rules_work.h"
 
-enum { NOWHERE = FDB_PORTS_MAX };
+enum {
+	NOWHERE = FDB_PORTS_MAX,
+	LOOKAHEAD = 16 /* frames: lines of the FDB on their way while others are decided on */
+};
 
 /* What one batch has in common. */
 struct forward {
@@ -21,6 +24,7 @@ struct forward {
 	uint64_t copies;
 	uint32_t tick;
 	uint16_t in_port;
+	uint8_t tags; /* of any frame */
 };
 
 /* What the second pass needs of a frame; dst_key 0: the frame is already dropped. */
@@ -100,6 +104,8 @@ __attribute__((always_inline)) static inline bool accept(struct forward *forward
 		drop(forward, refusal, 1);
 		return false;
 	}
+	if (filtering)
+		forward->tags |= frame->tags;
 	if (filtering && !vlan_in(&forward->in->vlan, frame, l2.tci)) {
 		drop(forward, DROP_VLAN_INGRESS, 1);
 		return false;
@@ -261,12 +267,14 @@ __attribute__((always_inline)) static inline void forward_all(struct forward *fo
 			      learning);
 		redirected = forward->rules->redirected;
 	}
-	/* a loop of its own: its multiplications overlap, and need all the registers */
-	for (unsigned i = 0; i < count; i++)
+	for (unsigned i = 0; i < count && i < LOOKAHEAD; i++)
 		pending[i].dst_home = fdb_prefetch(forward->fdb, pending[i].dst_key);
 	for (unsigned i = 0; i < count; i++) {
-		unsigned id, before;
+		unsigned ahead = i + LOOKAHEAD, id, before;
 
+		if (ahead < count)
+			pending[ahead].dst_home =
+			    fdb_prefetch(forward->fdb, pending[ahead].dst_key);
 		if (__builtin_expect(!pending[i].dst_key, 0))
 			continue;
 		if (__builtin_expect(redirected >> i & 1, 0))
@@ -317,6 +325,7 @@ void bridge_forward(const struct bridge_tables *tables, uint16_t in_port, struct
 	unsigned refusal = bridge_port_refusal(in);
 	bool learning;
 
+	work->untagged = false;
 	if (refusal != BRIDGE_PASSES) {
 		drop(&forward, refusal, count);
 		return;
@@ -334,6 +343,7 @@ void bridge_forward(const struct bridge_tables *tables, uint16_t in_port, struct
 		forward_all(&forward, batch, count, false, true);
 	else
 		forward_all(&forward, batch, count, false, false);
+	work->untagged = forward.bridge->vlan_filtering && !forward.tags;
 	/* before any of them is sent: see stats.h on the order */
 	if (forward.copies)
 		counter_add(&cell->copies, forward.copies);

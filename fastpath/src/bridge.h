@@ -86,6 +86,7 @@ struct bridge_work {
 	struct bridge_lists lists;
 	struct bridge_seen seen;
 	struct rules_work *rules; /* of this batch; NULL: the port's ingress has none */
+	bool untagged;		  /* of this batch: no frame came with a tag in line */
 };
 
 /*

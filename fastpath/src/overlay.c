@@ -292,9 +292,9 @@ int overlay_attach(const struct overlay_kind *kind, struct port *port,
 	port->rx_queue_count = (uint16_t)config->queues;
 	port->tx_queue_count = OVERLAY_TX_QUEUES;
 	for (uint16_t q = 0; q < port->rx_queue_count; q++)
-		port->rxq[q] = (struct port_queue){port, &overlay->rx[q], q};
+		port->rxq[q] = (struct port_queue){.port = port, .priv = &overlay->rx[q], .id = q};
 	for (uint16_t q = 0; q < port->tx_queue_count; q++)
-		port->txq[q] = (struct port_queue){port, &overlay->tx[q], q};
+		port->txq[q] = (struct port_queue){.port = port, .priv = &overlay->tx[q], .id = q};
 	atomic_store_explicit(&port->caps, PORT_CAP_FRAGS, memory_order_relaxed);
 	/* What is larger than the underlay's MTU is fragmented; only what UDP cannot hold is not.
 	 */

@@ -91,10 +91,19 @@ enum offload_policy {
 
 struct port;
 
-/* A driver's own state hangs off priv. Hot: read for every batch. */
+/*
+ * A driver's own state hangs off priv. Hot: read for every batch.
+ *
+ * plain_max and plain_bytes: what rx may say about the batch that it returns, where it knows
+ * without looking twice: every frame was received, is in one piece and unfinished in nothing, the
+ * longest has plain_max bytes and all together plain_bytes. plain_max 0: the frames have to be
+ * looked at.
+ */
 struct port_queue {
 	struct port *port;
 	void *priv;
+	uint64_t plain_bytes;
+	uint32_t plain_max;
 	uint16_t id;
 };
 

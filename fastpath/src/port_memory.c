@@ -292,10 +292,14 @@ static int memory_rx(struct port_queue *queue, struct frame *batch, unsigned max
 {
 	struct memory_rx *rx = queue->priv;
 	uint32_t tail = atomic_load(ring_shared(&rx->in.ring->tail));
+	int count;
 
 	if (tail == rx->in.head && port_bell_take(rx->doorbell, &rx->rung))
 		tail = atomic_load(ring_shared(&rx->in.ring->tail));
-	return ring_rx(&rx->in, shape, tail, batch, max, cell);
+	count = ring_rx(&rx->in, shape, tail, batch, max, cell);
+	queue->plain_max = rx->in.plain_max;
+	queue->plain_bytes = rx->in.plain_bytes;
+	return count;
 }
 
 static void memory_rx_done(struct port_queue *queue)

@@ -142,7 +142,8 @@ static int rx_add(struct attaching *attaching, int fd, uint64_t at)
 	rx->pool = attaching->port->pool;
 	rx->host = netmap->host;
 	netmap_rx_resume(rx);
-	*queue = (struct port_queue){attaching->port, rx, (uint16_t)netmap->rx_count++};
+	*queue = (struct port_queue){
+	    .port = attaching->port, .priv = rx, .id = (uint16_t)netmap->rx_count++};
 	return 0;
 }
 
@@ -174,7 +175,8 @@ static int tx_add(struct attaching *attaching, int fd, uint64_t at, bool host)
 	netmap_tx_resume(tx, netmap->region->bytes);
 	netmap_device->sync(fd,
 			    true); /* for what was handed over and not told; an error comes again */
-	*queue = (struct port_queue){attaching->port, tx, (uint16_t)netmap->tx_count++};
+	*queue = (struct port_queue){
+	    .port = attaching->port, .priv = tx, .id = (uint16_t)netmap->tx_count++};
 	return 0;
 }
 

@@ -180,6 +180,8 @@ static int null_rx(struct port_queue *queue, struct frame *batch, unsigned max,
 					  .headroom = FRAME_HEADROOM};
 	}
 	generator->made += count;
+	queue->plain_max = generator->bytes;
+	queue->plain_bytes = (uint64_t)count * generator->bytes;
 	return (int)count;
 }
 

@@ -491,12 +491,16 @@ static int pipe_rx(struct port_queue *queue, struct frame *batch, unsigned max,
 {
 	struct pipe_rx *rx = queue->priv;
 	uint32_t tail = load_shared_ordered(&rx->in.ring->tail);
+	int count;
 
 	if (tail == rx->in.head && port_bell_take(rx->bell, rx->rung))
 		tail = load_shared_ordered(&rx->in.ring->tail);
 	if (tail >= rx->in.slots)
 		return -ENETDOWN; /* whoever wrote that is no end of ours */
-	return ring_rx(&rx->in, rx->in.shape, tail, batch, max, cell);
+	count = ring_rx(&rx->in, rx->in.shape, tail, batch, max, cell);
+	queue->plain_max = rx->in.plain_max;
+	queue->plain_bytes = rx->in.plain_bytes;
+	return count;
 }
 
 static void pipe_rx_commit(struct port_queue *queue)

@@ -366,7 +366,8 @@ int tundev_attach(struct tundev *dev, enum tundev_kind kind, struct port *port,
 					 q);
 		}
 		dev->queues[q] = (struct tundev_queue){.fd = fds->fd[q], .arena = arena};
-		port->rxq[q] = (struct port_queue){port, &dev->queues[q], (uint16_t)q};
+		port->rxq[q] =
+		    (struct port_queue){.port = port, .priv = &dev->queues[q], .id = (uint16_t)q};
 		port->txq[q] = port->rxq[q];
 	}
 	port->pool = 0;

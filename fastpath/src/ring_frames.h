@@ -44,6 +44,9 @@ struct ring_rx {
 	uint32_t slots;
 	uint32_t vnet_bytes;	 /* 0 or RING_VNET_BYTES */
 	struct frame *fragments; /* `slots` descriptors for what follows a first fragment */
+	/* of the last batch, as port_queue has them */
+	uint32_t plain_max;
+	uint64_t plain_bytes;
 	struct ring_shape shape;
 };
 
@@ -106,6 +109,9 @@ static inline int ring_rx(struct ring_rx *rx, struct ring_shape shape, uint32_t 
 	uint32_t slots = rx->slots;
 	unsigned always_odd = rx->vnet_bytes ? RING_SLOT_VNET : 0;
 	struct frame *fragment = rx->fragments, *frame = batch, *end = batch + max;
+	uint64_t bytes = 0;
+	uint32_t longest = 0;
+	bool plain = true;
 	struct netmap_slot *slot = rx->ring->slot;
 	uint8_t *buffers = rx->buffers;
 
@@ -117,15 +123,21 @@ static inline int ring_rx(struct ring_rx *rx, struct ring_shape shape, uint32_t 
 		odd |= always_odd;
 		if (__builtin_expect(!odd, 1)) {
 			at = ring_slot_next(at, slots);
+			bytes += frame->len;
+			longest = frame->len > longest ? frame->len : longest;
 			frame++;
 		} else {
 			uint32_t next = at; /* `at` stays in its register */
+
+			plain = false;
 
 			frame += ring_rx_odd(rx, &next, tail, frame, &fragment, odd, cell);
 			at = next;
 		}
 	}
 	rx->taken = at;
+	rx->plain_max = plain ? longest : 0;
+	rx->plain_bytes = bytes;
 	if (frame == batch && at != rx->head)
 		ring_rx_done(rx); /* nothing for the caller to give back */
 	return (int)(frame - batch);

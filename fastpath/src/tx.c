@@ -295,7 +295,8 @@ static bool tx_all_plain(const struct way_out *out)
 {
 	uint32_t longest = out->tx->plain_max;
 
-	return longest && !out->vlan && (!out->mtu || longest <= out->mtu + FRAME_LEN_MIN);
+	return longest && (!out->vlan || (out->tx->untagged && vlan_out_bare(out->vlan))) &&
+	       (!out->mtu || longest <= out->mtu + FRAME_LEN_MIN);
 }
 
 static void tx_destination(struct way_out *out, struct frame *const *frames, unsigned count)

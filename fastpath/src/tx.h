@@ -51,6 +51,7 @@ struct tx {
 	bool copies;	    /* the worker's frames are a monitor's, and are not copied again */
 	uint32_t plain_max; /* bytes of the longest frame of a batch in which each is in one piece
 			     * and finished; 0: the frames have to be looked at */
+	bool untagged; /* no frame of the batch came with a tag in line; false: nobody looked */
 	/* for one destination: frames with another tag */
 	unsigned edit_count;
 	struct frame edit[2 * FRAME_BATCH]; /* {new header} -> {rest} each */

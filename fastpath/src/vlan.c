@@ -5,7 +5,7 @@
 
 #include "parse.h"
 
-bool vlan_in(const struct vlan_port *port, struct frame *frame, uint16_t tci)
+bool vlan_in_other(const struct vlan_port *port, struct frame *frame, uint16_t tci)
 {
 	uint16_t vid = tci & 0xfff;
 
@@ -22,24 +22,6 @@ bool vlan_in(const struct vlan_port *port, struct frame *frame, uint16_t tci)
 	frame->tag = VLAN_TAG_VID;
 	frame->vid = vid;
 	return port->mode != VLAN_ACCESS && vid <= VLAN_VID_MAX && vlan_member(port, vid);
-}
-
-enum vlan_edit vlan_out(const struct vlan_port *port, const struct frame *frame)
-{
-	bool tagged =
-	    port->mode == VLAN_TRUNK || (port->mode == VLAN_NATIVE && frame->vid != port->pvid);
-
-	switch (frame->tag) {
-	case VLAN_TAG_VID:
-		return tagged ? VLAN_EDIT_NONE : VLAN_EDIT_POP;
-	case VLAN_TAG_PRIORITY:
-		/* towards a tunnel's customer the tag is payload, as it is on the way in */
-		if (tagged)
-			return VLAN_EDIT_SET;
-		return port->mode == VLAN_TUNNEL ? VLAN_EDIT_NONE : VLAN_EDIT_POP;
-	default:
-		return tagged ? VLAN_EDIT_PUSH : VLAN_EDIT_NONE;
-	}
 }
 
 unsigned vlan_header(enum vlan_edit edit, const struct frame *frame, const uint8_t *old,

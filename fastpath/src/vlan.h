@@ -80,14 +80,47 @@ static inline bool vlan_member(const struct vlan_port *port, uint16_t vid)
 	}
 }
 
+/* The long way of vlan_in. */
+bool vlan_in_other(const struct vlan_port *port, struct frame *frame, uint16_t tci);
+
 /*
  * Assigns frame->vid and frame->tag from the first tag's TCI (host order; looked at only where
  * frame->tags is not 0). False: the port is no member, or takes no such frame.
  */
-bool vlan_in(const struct vlan_port *port, struct frame *frame, uint16_t tci);
+static inline bool vlan_in(const struct vlan_port *port, struct frame *frame, uint16_t tci)
+{
+	if (__builtin_expect(frame->tags || port->mode == VLAN_TRUNK || port->mode == VLAN_TUNNEL,
+			     0))
+		return vlan_in_other(port, frame, tci);
+	frame->tag = VLAN_TAG_NONE;
+	frame->vid = port->pvid;
+	return true;
+}
 
 /* What leaving through a member port does to the frame's tag. */
-enum vlan_edit vlan_out(const struct vlan_port *port, const struct frame *frame);
+static inline enum vlan_edit vlan_out(const struct vlan_port *port, const struct frame *frame)
+{
+	bool tagged =
+	    port->mode == VLAN_TRUNK || (port->mode == VLAN_NATIVE && frame->vid != port->pvid);
+
+	switch (frame->tag) {
+	case VLAN_TAG_VID:
+		return tagged ? VLAN_EDIT_NONE : VLAN_EDIT_POP;
+	case VLAN_TAG_PRIORITY:
+		/* towards a tunnel's customer the tag is payload, as it is on the way in */
+		if (tagged)
+			return VLAN_EDIT_SET;
+		return port->mode == VLAN_TUNNEL ? VLAN_EDIT_NONE : VLAN_EDIT_POP;
+	default:
+		return tagged ? VLAN_EDIT_PUSH : VLAN_EDIT_NONE;
+	}
+}
+
+/* Does a frame without a tag in line leave through the port as it is? */
+static inline bool vlan_out_bare(const struct vlan_port *port)
+{
+	return port->mode == VLAN_ACCESS || port->mode == VLAN_TUNNEL;
+}
 
 /*
  * Applies an edit to the first bytes of a frame: reads `old` (addresses and first tag, at least

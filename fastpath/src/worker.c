@@ -58,8 +58,8 @@ static void batch_book_originated(struct worker *worker, unsigned count, uint64_
 	counter_add(&worker->cell->rx_bytes, bytes);
 }
 
-/* Books the batch as received; tells the tx stage when there is nothing unusual in it. */
-static void batch_book(struct worker *worker, unsigned count)
+/* batch_book where the driver has not said what the frames are like. */
+static void batch_examine(struct worker *worker, unsigned count)
 {
 	uint64_t bytes = 0;
 	uintptr_t unusual = 0;
@@ -82,6 +82,20 @@ static void batch_book(struct worker *worker, unsigned count)
 	}
 	counter_add(&worker->cell->rx_frames, count);
 	counter_add(&worker->cell->rx_bytes, bytes);
+}
+
+/* Books the batch as received; tells the tx stage when there is nothing unusual in it. */
+static inline void batch_book(struct worker *worker, unsigned count)
+{
+	const struct port_queue *queue = worker->queue;
+
+	if (!queue->plain_max) {
+		batch_examine(worker, count);
+		return;
+	}
+	worker->tx.plain_max = queue->plain_max;
+	counter_add(&worker->cell->rx_frames, count);
+	counter_add(&worker->cell->rx_bytes, queue->plain_bytes);
 }
 
 /* Some port has rules. Frames of a port in no bridge go nowhere. */
@@ -111,6 +125,7 @@ int worker_batch(struct worker *worker, const struct snapshot *snapshot)
 		batch_rules(worker, snapshot, (unsigned)count);
 	bridge_forward(&snapshot->tables, worker->port_id, worker->batch, (unsigned)count,
 		       clock_tick(), worker->cell, &worker->work);
+	worker->tx.untagged = worker->work.untagged;
 	worker->tx.source = worker->port->ops->rx_commit ? queue : NULL;
 	tx_flush(&worker->tx, snapshot->tx_ports, snapshot->bridge_ports, &worker->work.lists);
 	worker->port->ops->rx_done(queue);
