@@ -50,9 +50,8 @@ static inline struct flow_entry *find_in(struct flow_cache *cache, unsigned s, u
 		unsigned w = (unsigned)__builtin_ctz(ways);
 		struct flow_entry *entry = &cache->entries[s][w];
 
-		if (cache->clock - set->used[w] > cache->clock - cache->since)
-			continue; /* of another generation, and perhaps far away */
-
+		if (way_stale(cache, set, w))
+			continue;
 		if ((entry->stamp & ~STAMP_ACTS) == stamp && key_same(entry, masked))
 			return entry;
 	}
@@ -232,4 +231,18 @@ void flow_cache_insert(struct flow_cache *cache, uint64_t hash, uint64_t generat
 			       stage, masked, path);
 	else if (path->count <= FLOW_PATH_MAX)
 		entry_fill(cache, entry, generation, stage, path);
+}
+
+uint64_t flow_cache_admit(struct flow_cache *cache, unsigned asked, unsigned missed)
+{
+	static_assert(FLOW_CACHE_TURN == 8, "every eighth bit");
+
+	cache->asked += asked;
+	cache->missed += missed;
+	if (cache->asked >= FLOW_CACHE_WINDOW) {
+		cache->storm = cache->asked - cache->missed < cache->asked / 16;
+		cache->asked = cache->missed = 0;
+	}
+	/* other places in each batch, so that no flow's frames are always at the wrong ones */
+	return cache->storm ? 0x0101010101010101u << cache->turn++ % FLOW_CACHE_TURN : UINT64_MAX;
 }

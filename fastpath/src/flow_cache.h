@@ -26,6 +26,8 @@ struct classify_rule;
 enum {
 	FLOW_CACHE_ENTRIES = 131072, /* of a worker with rules; 100,000 flows fit */
 	FLOW_CACHE_WAYS = 8,	     /* entries of a set */
+	FLOW_CACHE_WINDOW = 1024,    /* flows asked for between two looks at how many were there */
+	FLOW_CACHE_TURN = 8,	     /* of a storm's flows, one in so many is inserted */
 	FLOW_PATH_MAX = 5,	     /* rules met on a way through a stage that can be kept */
 	FLOW_PATH_COUNTED = 2	     /* of a way whose rules need not be looked at again */
 };
@@ -72,3 +74,11 @@ struct flow_place flow_cache_place(const struct flow_cache *cache, uint64_t hash
 void flow_cache_put(struct flow_cache *cache, struct flow_place place, uint64_t hash,
 		    uint64_t generation, uint32_t stage, const struct flow_key *masked,
 		    const struct flow_path *path);
+
+/*
+ * A batch has asked for `asked` flows, at most 64, and `missed` of them are not there: which of
+ * these are to be inserted, a bit each? All of them; but one in FLOW_CACHE_TURN while nearly none
+ * is ever there, as in a scan or an attack: inserting would cost much, find none again, and push
+ * out those that come again.
+ */
+uint64_t flow_cache_admit(struct flow_cache *cache, unsigned asked, unsigned missed);

@@ -48,6 +48,10 @@ struct flow_cache {
 	uint32_t clock;	     /* one insertion, one tick */
 	uint32_t since;	     /* when the generation began: what was used before is of another one */
 	bool scattered;	     /* of those asked for last, many were not at home */
+	bool storm;	     /* of the last window's, nearly none was there */
+	uint32_t asked;	     /* in this window */
+	uint32_t missed;
+	uint32_t turn; /* of a storm's batches */
 	_Alignas(64) struct flow_set sets[SETS];
 	struct flow_entry entries[SETS][FLOW_CACHE_WAYS];
 };
@@ -182,17 +186,26 @@ static inline struct flow_entry *entry_home(struct flow_cache *cache, uint64_t h
 	return &cache->entries[set_first(hash)][way_home(hash)];
 }
 
+/* Is what the way holds of another generation? Told from the tags' line: entries are far away. */
+static inline bool way_stale(const struct flow_cache *cache, const struct flow_set *set, unsigned w)
+{
+	return cache->clock - set->used[w] > cache->clock - cache->since;
+}
+
 /* The entry that most likely is the flow's; NULL: certainly none is. */
 static inline struct flow_entry *entry_likely(struct flow_cache *cache, uint64_t hash)
 {
-	unsigned s = set_first(hash);
+	unsigned s = set_first(hash), w;
 	unsigned ways = set_ways(&cache->sets[s], tag_of(hash));
 
 	if (!ways) {
 		s = set_second(hash);
 		ways = set_ways(&cache->sets[s], tag_of(hash));
 	}
-	return ways ? &cache->entries[s][__builtin_ctz(ways)] : NULL;
+	if (!ways)
+		return NULL;
+	w = (unsigned)__builtin_ctz(ways);
+	return way_stale(cache, &cache->sets[s], w) ? NULL : &cache->entries[s][w];
 }
 
 /* The entry does something. */

@@ -255,31 +255,40 @@ static void connections_ahead(struct rules_work *work, const struct meeting *mee
 		work->hashes[n] = hashes[index[n]];
 }
 
-/*
- * What is inserted has to be of the key that is classified, though the frame's bytes, which others
- * may write meanwhile, were read for each of both.
- */
-static void question_renew(struct rules_work *work, const struct rules_stage *stage,
-			   const struct flow_key *key, unsigned n)
+/* Is it enough to count the rules of a way, whether it is kept or not? */
+static bool way_counts_only(const struct flow_path *path)
 {
-	struct flow_key *known = &work->masked[n], masked;
-	uint64_t differs = 0;
+	return path->count <= FLOW_PATH_MAX && path->slots[0] != FLOW_PATH_ACTS;
+}
 
-	rules_mask(key, &stage->needs, &masked);
-	for (unsigned w = 0; w < FLOW_WORDS; w++)
-		differs |= flow_word(&masked, w) ^ flow_word(known, w);
-	if (__builtin_expect(!differs, 1))
-		return;
-	*known = masked;
-	work->hashes[n] = flow_cache_prefetch(work->cache, stage->number, known);
+/* Does what such ways say, which are those of some of the frames by number. */
+static void ways_settle(struct rules_work *work, struct meeting *meeting, uint64_t frames,
+			uint64_t *drops)
+{
+	for (uint64_t left = frames; left; left &= left - 1) {
+		unsigned n = (unsigned)__builtin_ctzll(left);
+		const struct flow_path *path = &work->paths[n];
+
+		for (unsigned i = 0; i < path->count; i++)
+			rule_count(&work->counters[path->slots[i]], work->now_s,
+				   meeting->frames[n]->frame_len);
+		if (path->verdict != RULES_GO) {
+			meeting->gone |= (uint64_t)1 << n;
+			counter_add(
+			    &drops[path->verdict == RULES_DROP ? DROP_RULE : DROP_RULE_DEFAULT], 1);
+		}
+	}
+	meeting->left &= ~frames;
 }
 
 /*
- * The ways of those that the cache does not know, step by step for all: bytes of one frame, rules
- * of one key and the cache's room for it are fetched while others are looked at.
+ * The ways of those that the cache does not know, step by step for all: rules of one key and the
+ * cache's room for it are fetched while others are looked at. What is classified is the question
+ * itself, which has all bits that any rule looks at: what is inserted is of no other key, whoever
+ * writes the frame's bytes meanwhile.
  */
 static void ways_ahead(struct rules_work *work, const struct rules_stage *stage,
-		       const struct meeting *meeting, uint64_t unknown)
+		       struct meeting *meeting, uint64_t unknown, uint64_t *drops)
 {
 	const struct classifier *classifier = work->tables->sets[stage->sets[0]].classifier;
 	const struct flow_key *keys[FRAME_BATCH] = {NULL};
@@ -288,26 +297,48 @@ static void ways_ahead(struct rules_work *work, const struct rules_stage *stage,
 	struct flow_cache *cache = work->cache;
 	struct flow_place places[FRAME_BATCH];
 	uint8_t numbers[FRAME_BATCH]; /* of the frames */
+	uint64_t admitted = 0, settled = 0;
 	unsigned count = 0;
 
 	for (uint64_t left = unknown; left; left &= left - 1) {
-		unsigned n = (unsigned)__builtin_ctzll(left), index;
+		unsigned n = (unsigned)__builtin_ctzll(left);
 
-		keys[count] = key_of(work, meeting->frames[n], &index);
+		keys[count] = &work->masked[n];
 		numbers[count++] = (uint8_t)n;
 	}
-	for (unsigned i = 0; cache && i < count; i++)
-		question_renew(work, stage, keys[i], numbers[i]);
-	classify_batch(classifier, keys, count, first);
-	for (unsigned i = 0; cache && i < count; i++)
+	if (cache)
+		admitted = flow_cache_admit(cache, meeting->count, count) & bits_below(count);
+	for (uint64_t left = admitted; left; left &= left - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(left);
+
 		places[i] = flow_cache_place(cache, work->hashes[numbers[i]], generation);
+	}
+	classify_batch(classifier, keys, count, first);
 	for (unsigned i = 0; i < count; i++) {
 		unsigned n = numbers[i];
+		struct flow_path *path = &work->paths[n];
 
-		rules_resolve_from(work->tables, stage, keys[i], first[i], &work->paths[n]);
-		if (cache)
+		rules_resolve_from(work->tables, stage, keys[i], first[i], path);
+		if (admitted >> i & 1)
 			flow_cache_put(cache, places[i], work->hashes[n], generation, stage->number,
-				       &work->masked[n], &work->paths[n]);
+				       keys[i], path);
+		if (way_counts_only(path)) {
+			settled |= (uint64_t)1 << n;
+			__builtin_prefetch(&work->counters[path->slots[0]], 1);
+		}
+	}
+	ways_settle(work, meeting, settled, drops);
+}
+
+/* What the short way would ask, without a cache. */
+static void questions_make(struct rules_work *work, const struct rules_stage *stage,
+			   const struct meeting *meeting)
+{
+	for (unsigned n = 0; n < meeting->count; n++) {
+		unsigned index;
+
+		rules_mask(key_of(work, meeting->frames[n], &index), &stage->needs,
+			   &work->masked[n]);
 	}
 }
 
@@ -325,8 +356,12 @@ static void meet(struct rules_work *work, const struct rules_stage *stage, struc
 	if (work->cache)
 		meeting->left =
 		    work->hits(work, stage, meeting->frames, meeting->count, drops, &meeting->gone);
+	else
+		questions_make(work, stage, meeting);
 	if (meeting->left & ~work->known)
-		ways_ahead(work, stage, meeting, meeting->left & ~work->known);
+		ways_ahead(work, stage, meeting, meeting->left & ~work->known, drops);
+	else if (work->cache)
+		flow_cache_admit(work->cache, meeting->count, 0);
 }
 
 static void arrive(struct rules_work *work, struct frame *frame, uint16_t port, uint16_t out_port,

@@ -264,8 +264,10 @@ static inline unsigned look(struct rules_work *work, unsigned count, bool far,
 	struct flow_cache *cache = work->cache;
 	unsigned away = 0;
 
-	for (unsigned n = 0; n < count; n++)
+	for (unsigned n = 0; n < count; n++) {
 		__builtin_prefetch(&cache->sets[set_first(work->hashes[n])]);
+		__builtin_prefetch(&cache->sets[set_second(work->hashes[n])]);
+	}
 	for (unsigned n = 0; n < count; n++) {
 		struct flow_entry *entry = entry_likely(cache, work->hashes[n]);
 

@@ -139,6 +139,33 @@ static void test_generations(struct flow_cache *cache)
 	CHECK(held(cache, 0, FLOWS) == 0);
 }
 
+static unsigned bits_of(uint64_t word)
+{
+	return (unsigned)__builtin_popcountll(word);
+}
+
+/* While nearly no flow is there, few of the new ones are let in, at other places each time; with
+   some that come again all are. */
+static void test_storm(struct flow_cache *cache)
+{
+	enum { BATCH = 64, BATCHES = 2 * FLOW_CACHE_WINDOW / BATCH };
+	uint64_t places = 0;
+
+	CHECK(flow_cache_admit(cache, BATCH, BATCH) == UINT64_MAX);
+	for (unsigned i = 0; i < BATCHES; i++)
+		flow_cache_admit(cache, BATCH, BATCH);
+	for (unsigned i = 0; i < FLOW_CACHE_TURN; i++) {
+		uint64_t admitted = flow_cache_admit(cache, BATCH, BATCH);
+
+		CHECK(bits_of(admitted) == BATCH / FLOW_CACHE_TURN && !(admitted & places));
+		places |= admitted;
+	}
+	CHECK(places == UINT64_MAX);
+	for (unsigned i = 0; i < BATCHES; i++)
+		flow_cache_admit(cache, BATCH, BATCH - BATCH / 8);
+	CHECK(flow_cache_admit(cache, BATCH, BATCH) == UINT64_MAX);
+}
+
 int main(void)
 {
 	struct flow_cache *cache = flow_cache_create(42);
@@ -151,6 +178,7 @@ int main(void)
 	test_replaced(cache);
 	test_room(cache);
 	test_generations(cache);
+	test_storm(cache);
 	flow_cache_destroy(cache);
 	return check_result();
 }
