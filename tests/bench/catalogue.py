@@ -103,14 +103,15 @@ def _tcp() -> Iterator[Case]:
 
 def _latency() -> Iterator[Case]:
     pollers: Peers = {ovs.NETDEV: None, ovs.DPDK_PACKET: None, dpdk.PACKET: None}
+    xdp_pollers: Peers = {ovs.AFXDP: None, ovs.DPDK_XDP: None, dpdk.XDP: None}
     for kind, ours, peers in (
         ("af_packet", AF_PACKET, {BRIDGE: None, **pollers, NOTHING: None}),
-        ("af_xdp", AF_XDP, {BRIDGE: None, ovs.AFXDP: None, ovs.DPDK_XDP: None, dpdk.XDP: None}),
+        ("af_xdp", AF_XDP, {BRIDGE: None, **xdp_pollers}),
         ("tap", TAP, {BRIDGE: None, vde.NAME: None}),
     ):
         yield Case(f"ping-pong, {kind}", "µs", ping, ours, peers, False, ROUND_TRIP)
-    for kind, ours in (("af_packet", AF_PACKET), ("af_xdp", AF_XDP)):
-        yield Case(f"idle, {kind}", "% of a CPU", idle, ours, pollers, False, IDLE)
+    yield Case("idle, af_packet", "% of a CPU", idle, AF_PACKET, pollers, False, IDLE)
+    yield Case("idle, af_xdp", "% of a CPU", idle, AF_XDP, xdp_pollers, False, IDLE)
 
 
 CASES: list[Case] = [*_rates(), *_tcp(), *_latency()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,10 @@ class Plan:
     say: Say
 
 
+def _on_sigterm(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
 def names_of(case: Case) -> list[str]:
     return [case.ours, *case.peers]
 
@@ -43,12 +48,16 @@ class Stage:
         self.failed: set[str] = set()
 
     def __enter__(self) -> Stage:
+        self._before = signal.getsignal(signal.SIGTERM)
         if self._plan.realtime:
             set_realtime(os.getpid())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.keep(())
+        try:
+            self.keep(())
+        finally:
+            signal.signal(signal.SIGTERM, self._before)
 
     def take(self, names: Sequence[str]) -> dict[str, Subject]:
         """Those of the names that there are, started now if they were not."""
@@ -97,6 +106,8 @@ class Stage:
                 wrong.append(error)
             finally:
                 subject.__exit__(None, None, None)
+        if self._standing:  # a network that has gone takes its own handler with it
+            signal.signal(signal.SIGTERM, _on_sigterm)
         if wrong:
             raise ExceptionGroup("after a measurement", wrong)
 

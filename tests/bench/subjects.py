@@ -17,6 +17,7 @@ from tests.support.appliance import Appliance
 from tests.support.probes import threads_cpu_ns
 from tests.support.topology import Topology, linux_bridge, run
 
+SERVE_OPTIONS = {"af_xdp": ("--af-xdp",)}  # by type of port
 # Before a command: it ends with this program, however that ends.
 BOUND = ("setpriv", "--pdeathsig", "KILL")
 
