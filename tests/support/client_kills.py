@@ -118,13 +118,13 @@ class Kills:
         finally:
             failed += sum([end(pid) for pid in alive])
         assert not failed, f"{failed} programs got no answer"
-        self._nothing_left(path, before)
+        self.nothing_left(path, before)
 
     def _due(self, step: int, times: int) -> bool:
         return times > 0 and (step + 1) * times // self.programs != step * times // self.programs
 
     @staticmethod
-    def _nothing_left(path: FastPath, before: tuple[int, int]) -> None:
+    def nothing_left(path: FastPath, before: tuple[int, int]) -> None:
         def empty() -> bool:
             with path.client() as client:
                 asked = protocol.GetClients(client.next_id(), 0, 100)

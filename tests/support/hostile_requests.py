@@ -221,9 +221,7 @@ class Hostiles:
 
     def answer(self, program: Program) -> bool:
         try:
-            packet, fds, _, _ = socket.recv_fds(
-                program.sock, ANSWER.size + 1, wire.FDS_MAX, socket.MSG_DONTWAIT
-            )
+            packet, fds, _, _ = socket.recv_fds(program.sock, ANSWER.size + 1, wire.FDS_MAX)
         except OSError:
             return False
         try:
