@@ -240,5 +240,9 @@ void xdp_tx_kick_tail(struct xdp_tx *tx);
  * into the field (CHECKSUM_PARTIAL), and AF_XDP has no word for it. A frame whose field is exactly
  * that is marked as unfinished. A finished checksum that equals it by chance stays the same when
  * it is finished again.
+ *
+ * So is a TCP frame longer than the interface's MTU, which a sender left to be cut or the kernel
+ * has put together from several: the program in the driver switches both off on veth, the generic
+ * one does not. It is cut to the MTU where it leaves.
  */
-void xdp_partial_mark(struct frame *frame);
+void xdp_partial_mark(struct frame *frame, uint32_t mtu);

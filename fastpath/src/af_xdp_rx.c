@@ -77,7 +77,7 @@ static void drop(const struct frame *frame, struct port_counters *cell)
 	counter_add(&cell->rx_drops[DROP_MALFORMED], 1);
 }
 
-static unsigned take(struct xdp_rx *rx, struct frame *batch, unsigned max,
+static unsigned take(struct xdp_rx *rx, struct frame *batch, unsigned max, uint32_t mtu,
 		     struct port_counters *cell)
 {
 	uint32_t end = atomic_load_explicit(rx->ring.producer, memory_order_acquire);
@@ -92,7 +92,7 @@ static unsigned take(struct xdp_rx *rx, struct frame *batch, unsigned max,
 		    (pieces <= FRAME_FRAGS_MAX && rx->more_used + pieces - 1 > XDP_MORE_FRAGMENTS))
 			break;
 		if (frame_set(rx, rx->cursor, pieces, &batch[n]))
-			xdp_partial_mark(&batch[n++]);
+			xdp_partial_mark(&batch[n++], mtu);
 		else
 			drop(&batch[n], cell);
 		rx->cursor += pieces;
@@ -113,7 +113,8 @@ int xdp_rx(struct port_queue *queue, struct frame *batch, unsigned max, struct p
 {
 	struct xdp_rx *rx = queue->priv;
 	uint32_t before = rx->cursor;
-	unsigned n = take(rx, batch, max < FRAME_BATCH ? max : FRAME_BATCH, cell);
+	uint32_t mtu = atomic_load_explicit(&queue->port->mtu, memory_order_relaxed);
+	unsigned n = take(rx, batch, max < FRAME_BATCH ? max : FRAME_BATCH, mtu, cell);
 
 	rx->committed = rx->cursor == before;
 	if (n)

@@ -22,6 +22,7 @@ struct world {
 	struct xdp_journal journal;
 	struct xdp_rx rx;
 	struct xdp_tx tx;
+	struct port port;
 	struct port_queue queue;
 	uint8_t chunks[(size_t)XDP_QUEUE_CHUNKS * XDP_CHUNK_BYTES];
 };
@@ -53,7 +54,7 @@ static bool attach(struct world *world)
 	tx->first = (uint64_t)XDP_RX_CHUNKS * XDP_CHUNK_BYTES;
 	tx->chunks = world->chunks + tx->first;
 	tx->owner = world->owner;
-	world->queue.priv = rx;
+	world->queue = (struct port_queue){.port = &world->port, .priv = rx};
 	return xdp_tx_recover(tx) && xdp_rx_recover(rx);
 }
 
@@ -284,10 +285,10 @@ static void marked(const struct packet *packet, bool expected)
 	field = field_of(&made, packet);
 	l4 = field - (packet->proto == P_TCP ? 16 : 6);
 	pseudo = pseudo_of(packet, l4, l4_len);
-	xdp_partial_mark(&made.frame);
+	xdp_partial_mark(&made.frame, 1500);
 	CHECK(!frame_has_offload(&made.frame)); /* 0 is no sum */
 	memcpy(field, &pseudo, 2);
-	xdp_partial_mark(&made.frame);
+	xdp_partial_mark(&made.frame, 1500);
 	CHECK(frame_has_offload(&made.frame) == expected);
 	if (!expected)
 		return;
@@ -298,7 +299,7 @@ static void marked(const struct packet *packet, bool expected)
 	CHECK(offload_fold(offload_sum(l4, l4_len, pseudo)) == 0xffff);
 	memcpy(&finished, field, 2);
 	CHECK(finished != pseudo);
-	xdp_partial_mark(&made.frame);
+	xdp_partial_mark(&made.frame, 1500);
 	CHECK(!frame_has_offload(&made.frame));
 }
 
@@ -329,6 +330,33 @@ static void unfinished_checksums(void)
 	marked(&(struct packet){.src = 1, .dst = 2, .proto = P_UDP, .cut = 1}, false);
 }
 
+/* A frame longer than the MTU: as many as fit. */
+static void uncut_segments(void)
+{
+	for (unsigned ipv6 = 0; ipv6 < 2; ipv6++) {
+		struct packet packet = {
+		    .src = 1, .dst = 2, .ipv6 = ipv6, .proto = P_TCP, .flags = F_ACK};
+		uint32_t l4 = ipv6 ? 54 : 34, total = 4000;
+		struct packet_frame made;
+		struct frame rest;
+		uint16_t pseudo;
+		static uint8_t payload[4000];
+
+		packet_make(&packet, &made);
+		put16(made.bytes + (ipv6 ? 18 : 16), total - (ipv6 ? 54 : 14));
+		pseudo = pseudo_of(&packet, made.bytes + l4, total - l4);
+		memcpy(made.bytes + l4 + 16, &pseudo, 2);
+		rest = (struct frame){.data = payload, .len = total - made.frame.len};
+		made.frame.next = &rest;
+		made.frame.frame_len = total;
+		xdp_partial_mark(&made.frame, 4000 - 14);
+		CHECK(made.frame.offload.flags && !made.frame.offload.gso_type);
+		xdp_partial_mark(&made.frame, 1500);
+		CHECK(made.frame.offload.gso_type == (ipv6 ? FRAME_GSO_TCPV6 : FRAME_GSO_TCPV4));
+		CHECK(offload_packet_max(&made.frame) == 1514);
+	}
+}
+
 int main(void)
 {
 	frames_and_pieces();
@@ -339,5 +367,6 @@ int main(void)
 	sender_killed(0);
 	sender_killed(UINT32_MAX - 12);
 	unfinished_checksums();
+	uncut_segments();
 	return check_result();
 }

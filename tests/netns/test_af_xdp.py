@@ -171,6 +171,11 @@ def test_tags_that_nobody_tells_are_warned_of(net: Topology, switch: Appliance) 
         switch.put_port("p1", "br0", {"type": "af_xdp", "ifname": net.switch_ifs[1]})
         switch.wait_ports("p1")
         assert " 0% packet loss" in ping(net)
+        # What the sender leaves to its device to cut arrives in one piece.
+        assert iperf(net, "-t", "1")["received_bytes"] > 1 << 20
+        assert iperf(net, "-t", "1", "-R")["received_bytes"] > 1 << 20
+        assert switch.drops("too_big") == 0
+        assert switch.check_ledger()["segments"] > 100
         assert switch.conditions("p1")["OffloadsSafe"]["status"] == "True"
         switch.call("DELETE", "/ports/p0")
         switch.wait_ports("p1")
