@@ -183,6 +183,50 @@ static void test_workers(void)
 	CHECK(eventually_named("vs-p0.0", false));
 }
 
+/* Waits until the worker has slept more than `sleeps` times, or looked in vain `empty` times. */
+static struct worker_counters await_idle(struct sw *sw, uint16_t port, uint64_t sleeps,
+					 uint64_t empty)
+{
+	struct worker_counters worker = {0};
+	struct port_counters cell;
+	uint64_t deadline = now_ms() + SW_DEADLINE_MS;
+
+	do {
+		CHECK(engine_queue_counters(sw->engine, port, 0, &cell, &worker) == 0);
+		sched_yield();
+	} while (worker.sleeps <= sleeps && worker.empty < empty && now_ms() < deadline);
+	return worker;
+}
+
+/* A worker that polls busily never sleeps; told otherwise, it does, and told again it wakes up. */
+static void test_polling(void)
+{
+	static const enum port_polling idle[] = {PORT_POLL_ADAPTIVE, PORT_POLL_BLOCK};
+	uint8_t frame[60];
+	struct sw sw;
+
+	sw_open(&sw);
+	sw_bridge(&sw, 0);
+	sw_port(&sw, 0, 0);
+	sw_port(&sw, 1, 0);
+	frame_make(frame, 9, 8, sizeof(frame));
+	for (unsigned i = 0; i < 2; i++) {
+		struct worker_counters before, after;
+
+		sw.ports[0].polling = PORT_POLL_BUSY;
+		sw_publish(&sw);
+		before = await_idle(&sw, 0, UINT64_MAX, 1);
+		after = await_idle(&sw, 0, before.sleeps, before.empty + 100000);
+		CHECK(after.sleeps == before.sleeps && after.empty >= before.empty + 100000);
+		sw.ports[0].polling = (uint8_t)idle[i];
+		sw_publish(&sw);
+		CHECK(sw_put(&sw, 0, frame, sizeof(frame)));
+		sw_settle(&sw);
+		CHECK(await_idle(&sw, 0, after.sleeps, UINT64_MAX).sleeps > after.sleeps);
+	}
+	sw_close(&sw);
+}
+
 static void test_generator(void)
 {
 	struct port_counters from, to;
@@ -273,6 +317,7 @@ static void test_takeover(void)
 int main(void)
 {
 	test_workers();
+	test_polling();
 	test_ledger(false);
 	test_ledger(true);
 	test_generator();
