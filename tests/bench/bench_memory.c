@@ -3,7 +3,11 @@
  *
  * Two programs handle the same frames in the same rings with the same table, taking turns:
  *   switch  worker_batch: the whole way of a frame, with learning and the ledger
- *   bare    rings, destination lookup, exchange of buffers; batches and prefetches, nothing else
+ *   bare    rings, lookups of destination and source, exchange of buffers; batches and prefetches,
+ *           nothing else. A switch that learns has to find the source of each frame where it is, so
+ *           its entry is read and its port compared.
+ *   blind   the same without the source, which no switch that learns can leave out: how far away
+ *           the least imaginable is
  * Only they are timed. Filling the rx rings and emptying the tx rings, the far end's work, is not.
  * The same again while the switch filters VLANs. Then between null ports: one generates, one
  * discards, and `bare` looks up in between.
@@ -24,14 +28,16 @@
 enum {
 	PORTS = BENCH_PORTS,
 	VID = 1,
-	FILL = 960,	   /* frames a port and turn */
+	FILL = 960, /* frames a port and turn */
+	BLIND_TURNS = 5,
 	NULL_BATCHES = 256 /* between two looks at the clock */
 };
 
 struct bench {
 	struct bench_engine engine;
 	struct bench_far far;
-	uint64_t lost; /* by the bare loop: no room or no port */
+	bool blind;
+	uint64_t lost; /* by the bare loop: no room, no port or a source elsewhere */
 };
 
 static const uint16_t in_bridge[PORTS]; /* all of them in the first one */
@@ -68,12 +74,16 @@ struct bare_ring {
 	uint32_t tx_at;
 };
 
-/* One batch of one port: the least that moves frames by their destination. */
-static inline unsigned bare_batch(struct bare_ring *rings, const struct fdb *fdb, unsigned p,
-				  uint64_t *lost)
+/*
+ * One batch of one port: the least that moves frames by their destination and, unless it is blind,
+ * knows their sources.
+ */
+__attribute__((always_inline)) static inline unsigned
+bare_batch(struct bare_ring *rings, const struct fdb *fdb, unsigned p, bool blind, uint64_t *lost)
 {
 	struct netmap_ring *rx = rings[p].rx;
 	uint64_t keys[FRAME_BATCH], homes[FRAME_BATCH];
+	uint64_t src_keys[FRAME_BATCH], src_homes[FRAME_BATCH];
 	struct netmap_slot *slots[FRAME_BATCH];
 	unsigned count = 0;
 	uint32_t at = rx->head, tail = __atomic_load_n(&rx->tail, __ATOMIC_ACQUIRE);
@@ -84,8 +94,14 @@ static inline unsigned bare_batch(struct bare_ring *rings, const struct fdb *fdb
 		count++;
 	}
 	for (unsigned i = 0; i < count; i++) {
-		keys[i] = fdb_key(ring_buffer(rx, slots[i]->buf_idx), 0);
+		const uint8_t *data = ring_buffer(rx, slots[i]->buf_idx);
+
+		keys[i] = fdb_key(data, 0);
 		homes[i] = fdb_prefetch(fdb, keys[i]);
+		if (blind)
+			continue;
+		src_keys[i] = fdb_key(data + 6, 0);
+		src_homes[i] = fdb_prefetch(fdb, src_keys[i]);
 	}
 	for (unsigned i = 0; i < count; i++) {
 		int port = fdb_lookup_at(fdb, homes[i], keys[i]);
@@ -93,7 +109,8 @@ static inline unsigned bare_batch(struct bare_ring *rings, const struct fdb *fdb
 		struct netmap_slot *slot;
 		uint32_t buf_idx;
 
-		if (port < 0 || rings[port].tx_at == rings[port].tx->tail) {
+		if (port < 0 || rings[port].tx_at == rings[port].tx->tail ||
+		    (!blind && fdb_lookup_at(fdb, src_homes[i], src_keys[i]) != (int)p)) {
 			++*lost;
 			continue;
 		}
@@ -113,7 +130,7 @@ static inline unsigned bare_batch(struct bare_ring *rings, const struct fdb *fdb
 	return count;
 }
 
-__attribute__((noinline)) static uint64_t run_bare(struct bench *bench)
+__attribute__((always_inline)) static inline uint64_t run_rings(struct bench *bench, bool blind)
 {
 	struct bare_ring rings[PORTS];
 	uint64_t lost = 0;
@@ -127,9 +144,19 @@ __attribute__((noinline)) static uint64_t run_bare(struct bench *bench)
 	while (any) {
 		any = false;
 		for (unsigned p = 0; p < PORTS; p++)
-			any |= bare_batch(rings, bench->engine.fdbs[0], p, &lost) > 0;
+			any |= bare_batch(rings, bench->engine.fdbs[0], p, blind, &lost) > 0;
 	}
 	return lost;
+}
+
+__attribute__((noinline)) static uint64_t run_bare(struct bench *bench)
+{
+	return run_rings(bench, false);
+}
+
+__attribute__((noinline)) static uint64_t run_blind(struct bench *bench)
+{
+	return run_rings(bench, true);
 }
 
 /* --- turns ----------------------------------------------------------------------------------- */
@@ -147,7 +174,7 @@ static double turn(void *context, bool bare)
 		bench_far_fill(&bench->far);
 		t0 = bench_now_ns();
 		if (bare)
-			bench->lost += run_bare(bench);
+			bench->lost += bench->blind ? run_blind(bench) : run_bare(bench);
 		else
 			run_switch(bench);
 		spent += bench_now_ns() - t0;
@@ -180,8 +207,9 @@ static bool measure(unsigned addresses, uint16_t vid)
 	struct port_option slots = {"slots", "2048"};
 	struct bench *both[2];
 	struct bench_medians ns;
+	double blind_ns[BLIND_TURNS];
 	uint64_t drops;
-	char more[96];
+	char more[128];
 	bool whole;
 
 	if (entries_max > FDB_ENTRIES_MAX)
@@ -196,9 +224,15 @@ static bool measure(unsigned addresses, uint16_t vid)
 		bench_far_init(&both[b]->far, &both[b]->engine, PORTS, addresses, FILL);
 	}
 	ns = bench_compare(turn, both[0], both[1]);
+	for (unsigned i = 0; i < BLIND_TURNS; i++) {
+		both[0]->blind = true;
+		blind_ns[i] = turn(both[0], true);
+	}
 	whole = balanced(both[0], both[1], &drops);
-	snprintf(more, sizeof(more), ", \"bare_lost\": %llu, \"switch_drops\": %llu",
-		 (unsigned long long)both[0]->lost, (unsigned long long)drops);
+	snprintf(more, sizeof(more),
+		 ", \"bare_lost\": %llu, \"switch_drops\": %llu, \"blind_ns\": %.2f",
+		 (unsigned long long)both[0]->lost, (unsigned long long)drops,
+		 bench_median(blind_ns, BLIND_TURNS));
 	bench_print(vid ? "memory_vlan" : "memory", addresses, &ns, both[1]->far.sent, more, whole,
 		    false);
 	for (unsigned b = 0; b < 2; b++) {

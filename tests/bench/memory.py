@@ -1,6 +1,7 @@
 """The engine's own cost: switching between memory ports, and from one null port to another, beside
-a bare loop over the same ports with the same FDB lookup and nothing else; and the same through a
-pipe between two bridges.
+a bare loop over the same ports with the same FDB lookups (between memory ports of both addresses,
+as a switch that learns needs them) and nothing else; and the same through a pipe between two
+bridges.
 
 The measuring is C, so that no interpreter stands between: tests/bench/bench_memory.c and
 bench_pipe.c let both take turns and print the median nanoseconds a frame of each, for each number
