@@ -229,7 +229,7 @@ void take_all(const struct port *port, struct tally *tally)
 void receive_frames(const struct port *port, char **argv, uint64_t count, struct tally *tally)
 {
 	const char *how = word_option(argv, "wait", "poll");
-	int idle_ms = (int)option(argv, "idle", 3000);
+	int idle_ms = (int)option(argv, "idle", 10000);
 	while (tally->frames < count && wait_rx(port, how, idle_ms))
 		take_all(port, tally);
 	/* what came by a pipe is the sender's again */

@@ -67,5 +67,5 @@ bool wait_rx(const struct port *port, const char *how, int ms);
 
 /* Sends frames [first, first + count) and returns when the tx rings are empty. */
 void send_frames(const struct port *port, char **argv, uint64_t first, uint64_t count);
-/* Receives until there were `count`, or nothing came for --idle ms. */
+/* Receives until there were `count`, or nothing came for --idle ms (10 s). */
 void receive_frames(const struct port *port, char **argv, uint64_t count, struct tally *tally);

@@ -32,8 +32,8 @@ class NetmapProgram:
             said = self.process.communicate(timeout=10)[1]
             raise RuntimeError(f"{argv}: {line}{said}")
 
-    def result(self, timeout_s: float = 30) -> dict[str, Any]:
-        """What it counted; RuntimeError when it failed."""
+    def result(self, timeout_s: float = 70) -> dict[str, Any]:
+        """What it counted; RuntimeError when it failed. It ends by itself within a minute."""
         out, said = self.process.communicate(timeout=timeout_s)
         if self.process.returncode != 0:
             raise RuntimeError(f"{self.process.args}: {self.process.returncode}: {said}")
