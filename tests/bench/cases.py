@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.subjects import Subject
-from tests.support.probes import Load, PingPong, passage, teach
+from tests.support.probes import Generator, Load, PingPong, XdpGenerator, passage, teach
 from tests.support.topology import CommandError, Topology, end_process, wait_until
 
 
@@ -84,7 +84,9 @@ def _usage(subject: Subject) -> Iterator[Usage]:
     used.softirq_ns = _softirq_ns() - before[2]
 
 
-def forward(frame_bytes: int, macs: int) -> Callable[[Subject, float], Sample]:
+def forward(
+    frame_bytes: int, macs: int = 1, generator: type[Generator] = Generator
+) -> Callable[[Subject, float], Sample]:
     """Frames at full speed in one direction; value: frames/s that arrive at the other host.
 
     system_ns_per_frame is the processor time of everything that took part (generator, receiver,
@@ -96,8 +98,10 @@ def forward(frame_bytes: int, macs: int) -> Callable[[Subject, float], Sample]:
         load = Load(bytes=frame_bytes, macs=macs, seconds=seconds)
         teach(subject.net, load)
         before = subject.drops()
+        if generator is XdpGenerator:
+            subject.net.receive_offload(0)
         with _usage(subject) as used:
-            result = passage(subject.net, load, idle_ms=200)
+            result = passage(subject.net, load, idle_ms=200, generator=generator)
         after = subject.drops()
         # What the receiver's ring had no room for did arrive: the switch delivered it.
         late = int(result.sink["ring_drops"])

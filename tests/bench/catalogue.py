@@ -11,6 +11,7 @@ from tests.bench.cases import Case, Peers, forward, idle, ping, tcp
 from tests.bench.joined import BridgePair, KernelTunnel, OursPipe, OursTunnel
 from tests.bench.peers import PEERS, Peer, dpdk, ovs, vde
 from tests.bench.subjects import Bridge, Ours, OursTap, Plain
+from tests.support.probes import Generator, XdpGenerator
 
 AF_PACKET = "vswitch af_packet"
 AF_XDP = "vswitch af_xdp"
@@ -76,8 +77,14 @@ def _rates() -> Iterator[Case]:
                 {**PACKET_PEERS, **others},
             )
     for label, frame_bytes in SIZES:
-        measure = forward(frame_bytes, 1)
-        yield Case(f"veth to veth, XDP sockets, {label}", "frames/s", measure, AF_XDP, XDP_PEERS)
+        for sender, generator in (("", Generator), (", XDP sender", XdpGenerator)):
+            yield Case(
+                f"veth to veth, XDP sockets, {label}{sender}",
+                "frames/s",
+                forward(frame_bytes, generator=generator),
+                AF_XDP,
+                XDP_PEERS,
+            )
     for label, frame_bytes in SIZES:
         beside: Peers = {BRIDGE: None, vde.NAME: None}
         yield Case(f"tap to tap, {label}", "frames/s", forward(frame_bytes, 1), TAP, beside)

@@ -44,26 +44,6 @@ struct gen {
 	struct mmsghdr messages[BATCH];
 };
 
-static uint64_t mac_parse(const char *option, const char *text)
-{
-	unsigned b[6];
-	uint64_t mac = 0;
-	char rest;
-
-	if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5],
-		   &rest) != 6)
-		fail("--%s: %s is not a MAC address", option, text);
-	for (unsigned i = 0; i < 6; i++)
-		mac = mac << 8 | b[i];
-	return mac;
-}
-
-static void mac_store(uint8_t *to, uint64_t mac)
-{
-	for (unsigned i = 0; i < 6; i++)
-		to[i] = (uint8_t)(mac >> (40 - 8 * i));
-}
-
 static void options_read(struct gen *gen, int argc, char **argv)
 {
 	static const struct option options[] = {

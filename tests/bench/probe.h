@@ -155,3 +155,24 @@ static inline void stop_on_signals(void)
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 }
+
+/* An address as a number, its first byte the highest. */
+static inline uint64_t mac_parse(const char *option, const char *text)
+{
+	unsigned b[6];
+	uint64_t mac = 0;
+	char rest;
+
+	if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5],
+		   &rest) != 6)
+		fail("--%s: %s is not a MAC address", option, text);
+	for (unsigned i = 0; i < 6; i++)
+		mac = mac << 8 | b[i];
+	return mac;
+}
+
+static inline void mac_store(uint8_t *to, uint64_t mac)
+{
+	for (unsigned i = 0; i < 6; i++)
+		to[i] = (uint8_t)(mac >> (40 - 8 * i));
+}

@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class Load:
     dst: str = "02:00:00:02:00:00"
     cpu: int | None = None
 
-    def argv(self) -> list[str]:
+    def argv(self, only: Collection[str] | None = None) -> list[str]:
         options = {
             "bytes": self.bytes,
             "macs": self.macs,
@@ -79,7 +80,11 @@ class Load:
             "dst": self.dst,
             "cpu": self.cpu,
         }
-        pairs = [(f"--{k}", str(v)) for k, v in options.items() if v is not None]
+        pairs = [
+            (f"--{k}", str(v))
+            for k, v in options.items()
+            if v is not None and (only is None or k in only)
+        ]
         return [word for pair in pairs for word in pair]
 
 
@@ -94,6 +99,17 @@ class Generator:
 
     def result(self) -> dict[str, Any]:
         return _read_json(self.process, "gen", self._seconds + 30)
+
+
+class XdpGenerator(Generator):
+    """A running xgen instead: XDP frames, one address at each end, no pace."""
+
+    def __init__(self, net: Topology, host: int, load: Load) -> None:
+        self._seconds = load.seconds
+        only = {"bytes", "src", "dst", "seconds", "stream"}
+        self.process = net.start(
+            *(net.hosts[host], tool("xgen"), "--if", net.host_ifs[host], *load.argv(only))
+        )
 
 
 class Sink:
@@ -154,11 +170,17 @@ class Passage:
 
 
 def passage(
-    net: Topology, load: Load, *, src: int = 0, dst: int = 1, idle_ms: int = 500
+    net: Topology,
+    load: Load,
+    *,
+    src: int = 0,
+    dst: int = 1,
+    idle_ms: int = 500,
+    generator: type[Generator] = Generator,
 ) -> Passage:
     """Sends load from host src to host dst and returns both reports."""
     sink = Sink(net, dst, stream=load.stream, idle_ms=idle_ms, seconds=load.seconds + 10)
-    gen = Generator(net, src, load).result()
+    gen = generator(net, src, load).result()
     return Passage(gen, sink.result())
 
 
