@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from fastpath import client_names as names
+from fastpath import client_quotas
 from fastpath import native_clients as wire
 from fastpath.client_names import RequestError
 from fastpath.client_nulls import Nulls
@@ -124,7 +125,7 @@ class Requests:
                 raise RequestError(errno.EBUSY)
             return self._reply(asker.session, request.id)
         kind = self._kind_for(request)
-        self._check_quota(asker.uid, request.name)
+        self._check_quota(asker.uid, kind, request)
         session = Session(
             self.sessions.next_id(), asker.sock, asker.pid, asker.uid, asker.gid, _state(request)
         )
@@ -140,12 +141,10 @@ class Requests:
         self.settle()
         return None
 
-    def _check_quota(self, uid: int, name: str) -> None:
-        """So many ports, pipes and monitors a user; one that is open already costs nothing."""
+    def _check_quota(self, uid: int, kind: Kind, request: Request) -> None:
         waiting = (pending.session for pending in self._pending.values())
-        mine = {s.state.name: s for s in (*self.sessions, *waiting) if s.uid == uid}
-        if name not in mine and len(mine) >= self._limits["netmap_ports_user_max"]:
-            raise RequestError(errno.ENOMEM)
+        mine = [s for s in (*self.sessions, *waiting) if s.uid == uid]
+        client_quotas.check(self._limits, mine, kind.name, request)
 
     def _reply(self, session: Session, id: int) -> Reply:
         """Of a session in force."""

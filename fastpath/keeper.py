@@ -59,6 +59,7 @@ DEFAULT_LIMITS = {
     "netmap_connections_max": 1024,
     "netmap_connections_user_max": 256,
     "netmap_ports_user_max": 64,
+    "netmap_memory_user_max": 2 << 30,
     "netmap_requests_s": 1000,
     "netmap_opens_s": 100,
     "spin_us": 200,

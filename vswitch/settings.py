@@ -57,7 +57,9 @@ class Limits(BaseSettings):
     netmap_connections_per_user: PositiveInt = 256
     """and of one."""
     netmap_ports_per_user: PositiveInt = 64
-    """Ports, pipes and monitors of one user's programs."""
+    """Ports, pipes and monitors of one user's programs,"""
+    netmap_memory_per_user_mib: PositiveInt = 2048
+    """and the memory that the switch has for them."""
     netmap_requests_per_s: PositiveInt = 1000
     """Of a connection; more are served later."""
     netmap_opens_per_s: PositiveInt = 100
@@ -79,6 +81,7 @@ class Limits(BaseSettings):
             "netmap_connections_max": self.netmap_connections,
             "netmap_connections_user_max": self.netmap_connections_per_user,
             "netmap_ports_user_max": self.netmap_ports_per_user,
+            "netmap_memory_user_max": self.netmap_memory_per_user_mib << 20,
             "netmap_requests_s": self.netmap_requests_per_s,
             "netmap_opens_s": self.netmap_opens_per_s,
         }

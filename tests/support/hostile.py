@@ -134,7 +134,11 @@ class Hostile:
             )
             if answer.error:
                 raise NoneLeftError
-            program.bind(answer, os.dup(region))
+            try:
+                program.bind(answer, os.dup(region))
+            except (AssertionError, ValueError):  # one of our own has scribbled on it before
+                close_all(answer.fds)
+                raise NoneLeftError from None
         finally:
             os.close(region)
         return answer

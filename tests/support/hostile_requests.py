@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from fastpath import native_clients as wire
 from fastpath.channel import close_all
 from fastpath.client_ports import a_client_port
+from fastpath.client_quotas import MONITORS_MIN
 from fastpath.protocol import WireBridge, WireClients
 from fastpath.regions import PAIR_FDS_MAX, make_region
 from tests.support.fastpath import bridge, port
@@ -326,6 +327,8 @@ class Hostiles:
         for session in clients.sessions:
             ports.setdefault(session.uid, set()).add(session.state.name)
         assert all(len(p) <= limits["netmap_ports_user_max"] for p in ports.values()), ports
+        monitors = Counter(s.uid for s in clients.sessions if s.state.kind == "monitor")
+        assert max(monitors.values(), default=0) <= MONITORS_MIN
         assert len(clients.sessions) <= len(clients.connections)
         assert len(applier.port_slots) <= limits["ports_max"]
         assert len(applier.bridge_slots) <= limits["bridges_max"]

@@ -603,15 +603,42 @@ def test_connections_have_a_limit(tmp_path: Path) -> None:
 
 
 def test_ports_have_a_limit(tmp_path: Path) -> None:
-    limits = LIMITS | {"netmap_ports_user_max": 2}
+    """Each monitor counts, a further session of an open port does not."""
+    limits = LIMITS | {"netmap_ports_user_max": 3}
     with a_forwarder(tmp_path, limits=limits) as forwarder, ExitStack() as stack:
-        programs = [stack.enter_context(Program(forwarder.netmap_path)) for _ in range(4)]
+        programs = [stack.enter_context(Program(forwarder.netmap_path)) for _ in range(5)]
         assert [programs[i].register(f"vale0:p{i}").error for i in range(2)] == [0, 0]
-        assert programs[2].register("vale0:p2").error == errno.ENOMEM
         assert programs[2].register("vale0:p0", flags=wire.MONITOR_RX).error == 0
-        assert programs[3].register("vale0:p0").error == 0
+        assert programs[3].register("vale0:p0", flags=wire.MONITOR_RX).error == errno.ENOMEM
+        assert programs[3].register("vale0:p2").error == errno.ENOMEM
+        assert programs[4].register("vale0:p0").error == 0
         programs[1].close()
         wait_until(lambda: len(forwarder.clients.sessions) == 3, 5, "it is seen")
+
+
+def test_monitors_have_a_limit(tmp_path: Path) -> None:
+    """Each is a bridge, of which others want some, too."""
+    limits = LIMITS | {"bridges_max": 8}
+    with a_forwarder(tmp_path, limits=limits) as forwarder, ExitStack() as stack:
+        programs = [stack.enter_context(Program(forwarder.netmap_path)) for _ in range(4)]
+        assert programs[0].register("vale0:a").error == 0
+        flags = wire.MONITOR_RX
+        errors = [program.register("vale0:a", flags=flags).error for program in programs[1:]]
+        assert errors == [0, 0, errno.ENOMEM]
+
+
+def test_memory_has_a_limit(tmp_path: Path) -> None:
+    limits = LIMITS | {"netmap_memory_user_max": 20 << 20}
+    with a_forwarder(tmp_path, limits=limits) as forwarder, ExitStack() as stack:
+        programs = [stack.enter_context(Program(forwarder.netmap_path)) for _ in range(3)]
+        assert programs[0].register("vale0:a", rings=(5, 4)).error == errno.ENOMEM
+        assert programs[0].register("vale0:a", rings=(4, 3)).error == 0
+        assert programs[1].register("vale0:b").error == errno.ENOMEM
+        assert programs[1].register("vale0:a").error == 0
+        programs[0].close()
+        programs[1].close()
+        wait_until(lambda: not len(forwarder.clients.sessions), 5, "it is seen")
+        assert programs[2].register("vale0:b").error == 0
 
 
 def test_opens_beyond_the_rate_wait(tmp_path: Path) -> None:
