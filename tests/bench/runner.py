@@ -48,7 +48,7 @@ class Stage:
         self.failed: set[str] = set()
 
     def __enter__(self) -> Stage:
-        self._before = signal.getsignal(signal.SIGTERM)
+        self._before = signal.signal(signal.SIGTERM, _on_sigterm)
         if self._plan.realtime:
             set_realtime(os.getpid())
         return self
@@ -97,19 +97,31 @@ class Stage:
     def keep(self, names: Sequence[str]) -> None:
         """Ends the others. The books of ours have to balance."""
         wrong: list[Exception] = []
-        for name in [name for name in self._standing if name not in names]:
-            subject = self._standing.pop(name)
-            try:
-                if isinstance(subject, Ours):
-                    subject.check()
-            except Exception as error:
-                wrong.append(error)
-            finally:
-                subject.__exit__(None, None, None)
-        if self._standing:  # a network that has gone takes its own handler with it
-            signal.signal(signal.SIGTERM, _on_sigterm)
+        with _undisturbed():
+            for name in [name for name in self._standing if name not in names]:
+                subject = self._standing.pop(name)
+                try:
+                    if isinstance(subject, Ours):
+                        subject.check()
+                except Exception as error:
+                    wrong.append(error)
+                finally:
+                    subject.__exit__(None, None, None)
         if wrong:
             raise ExceptionGroup("after a measurement", wrong)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """SIGTERM waits until what is being cleaned up is clean. Networks that go meanwhile put back
+    the handlers that they found; whose are in force stays in force."""
+    handler = signal.getsignal(signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
 def run_case(case: Case, stage: Stage, plan: Plan) -> Result:
