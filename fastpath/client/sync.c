@@ -118,19 +118,27 @@ short vsn_poll(struct vsn_session *session, short events)
 
 /* --- ioctl --- */
 
+enum { LOOKS_MAX = 256, LOOK_NS = 50000 };
+
+/* Of this thread: NIOCRXSYNCs since it found or sent something. */
+static _Thread_local uint32_t looks_in_vain;
+
 static int sync_side(struct vsn_session *session, enum ring_side side)
 {
 	struct binding *binding = &session->binding;
 
 	if (!atomic_load_explicit(&session->bound, memory_order_acquire) || is_gone(session))
 		return -ENXIO;
+	looks_in_vain += side == RING_RX;
 	for (uint32_t r = binding->first[side]; r < binding->last[side]; r++) {
 		struct ring_view *view = &binding->views[side][r];
 
+		if (side == RING_RX
+			? rxsync(binding, view).found
+			: load_shared(&view->ring->head) != load_shared(&view->kring->hwcur))
+			looks_in_vain = 0;
 		if (side == RING_TX)
 			txsync(binding, view);
-		else
-			rxsync(binding, view);
 	}
 	return 0;
 }
@@ -153,7 +161,7 @@ static int ioctl_entered(struct vsn_session *session, unsigned long request, voi
 	}
 }
 
-int vsn_ioctl(struct vsn_session *session, unsigned long request, void *arg)
+static int ioctl_once(struct vsn_session *session, unsigned long request, void *arg)
 {
 	int error;
 
@@ -161,6 +169,32 @@ int vsn_ioctl(struct vsn_session *session, unsigned long request, void *arg)
 		return -EBADF;
 	error = ioctl_entered(session, request, arg);
 	session_leave(session);
+	return error;
+}
+
+/*
+ * A program that looks in a loop keeps a processor from whoever is to send what it looks for, where
+ * there are not enough of them. It is held until the bell, or for a moment.
+ */
+static int look_patiently(struct vsn_session *session)
+{
+	const struct timespec moment = {.tv_nsec = LOOK_NS};
+	struct pollfd fds[VSN_BELLS_MAX];
+	int n = vsn_asleep(session, POLLIN, fds);
+
+	if (n > 0)
+		(void)SYS_RESULT(vsn_real.ppoll(fds, (nfds_t)n, &moment, NULL));
+	vsn_awake(session);
+	return ioctl_once(session, NIOCRXSYNC, NULL);
+}
+
+int vsn_ioctl(struct vsn_session *session, unsigned long request, void *arg)
+{
+	int error = ioctl_once(session, request, arg);
+
+	if (!error && (request & UINT32_MAX) == NIOCRXSYNC &&
+	    __builtin_expect(looks_in_vain >= LOOKS_MAX, 0) && !vsn_spin_ns(session))
+		error = look_patiently(session);
 	return error;
 }
 

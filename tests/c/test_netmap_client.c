@@ -2,6 +2,9 @@
 #include "netmap_program.h"
 
 #include <errno.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <time.h>
 
 #include "../support/netmap_switch.h"
 #include "client_wire.h"
@@ -63,12 +66,61 @@ static void test_frames(void)
 	program_close(&b);
 }
 
+/* How often this thread has gone to sleep. */
+static long sleeps_so_far(void)
+{
+	struct rusage used;
+
+	getrusage(RUSAGE_THREAD, &used);
+	return used.ru_nvcsw;
+}
+
+/* Syncs so often that find nothing: did one sleep? */
+static bool looks_sleep(struct program *p, unsigned looks)
+{
+	long before = sleeps_so_far();
+
+	while (looks--)
+		CHECK(program_sync(p, NIOCRXSYNC) == 0);
+	return sleeps_so_far() != before;
+}
+
+/* Who looks in a loop gives its processor away, if that is the only one and nothing comes. */
+static void test_looking(void)
+{
+	enum { LOOKS = 255 };
+	const struct timespec while_remembered = {.tv_nsec = 50000000};
+	struct program a, b;
+	cpu_set_t all, one;
+
+	CHECK(sched_getaffinity(0, sizeof(all), &all) == 0);
+	CPU_ZERO(&one);
+	CPU_SET((unsigned)sched_getcpu(), &one);
+	CHECK(sched_setaffinity(0, sizeof(one), &one) == 0);
+	nanosleep(&while_remembered, NULL);
+	CHECK(program_open(&a, "vale0:a", (struct nmreq_register){0}) == 0);
+	CHECK(program_open(&b, "vale0:b", (struct nmreq_register){0}) == 0);
+	CHECK(program_put(program_tx(&a, 0), frame_60, sizeof(frame_60), 0));
+	CHECK(program_sync(&a, NIOCTXSYNC) == 0);
+	CHECK(!looks_sleep(&a, LOOKS) && looks_sleep(&a, 1));
+	CHECK(program_sync(&a, NIOCTXSYNC) == 0 && looks_sleep(&a, 1)); /* nothing to send */
+	CHECK(program_put(program_tx(&b, 0), frame_60, sizeof(frame_60), 0));
+	CHECK(program_sync(&b, NIOCTXSYNC) == 0);
+	for (unsigned i = 0; i < 1000000 && !program_get(program_rx(&a, 0)); i++)
+		CHECK(program_sync(&a, NIOCRXSYNC) == 0);
+	CHECK(!looks_sleep(&a, LOOKS) && looks_sleep(&a, 1));
+	program_close(&a);
+	program_close(&b);
+	CHECK(sched_setaffinity(0, sizeof(all), &all) == 0);
+}
+
 int main(void)
 {
 	struct netmap_switch *sw = netmap_switch_start();
 
 	test_layout();
 	test_frames();
+	test_looking();
 	netmap_switch_stop(sw);
 	return check_result();
 }
