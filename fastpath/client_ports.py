@@ -107,10 +107,10 @@ class Places:
     # --- what there is --------------------------------------------------------------------------
 
     def find(self, name: str) -> WirePort | None:
-        """The port that programs know by netmap's name, "vale0:p1"."""
-        ports = self.applier.wanted.ports
-        declared = (p for p in ports.values() if vale_name(p) == name)
-        return next(declared, None)
+        """The port that programs know by netmap's name, "vale0:p1": a configured one, if any."""
+        found = [p for p in self.applier.wanted.ports.values() if vale_name(p) == name]
+        ephemeral = self.applier.locals.ports
+        return min(found, key=lambda port: port.name in ephemeral, default=None)
 
     def memory(self, port: str) -> list[int]:
         """The fds of a port in force."""
@@ -273,11 +273,13 @@ class Ports:
         return True
 
     def valid(self, session: Session) -> bool:
+        """An ephemeral port's end with it when a configured one gets its name: what is said of that
+        one (rules, VLAN) shall hold for whoever has the name."""
         state = session.state
-        port = self._places.applier.wanted.ports.get(state.port)
+        port = self._places.find(state.name)
         return (
             port is not None
-            and vale_name(port) == state.name
+            and port.name == state.port
             and self._places.may(state.switch, session.uid, session.gid)
             and self._places.inode(state.port) == state.memory
         )

@@ -175,6 +175,23 @@ def test_a_declared_port_is_bound_to(forwarder: Forwarder, client: Client) -> No
         assert b.register("vale0:p1").error == 0
 
 
+def test_a_declared_port_takes_its_name_from_an_ephemeral_one(
+    forwarder: Forwarder, client: Client, program: Program
+) -> None:
+    """Whoever has the name has the declared port: the other's session ends, as if evicted."""
+    assert program.register("vale0:p1").error == 0
+    client.apply([bridge("vale0"), port("user", "client", "vale0", options={"name": "vale0:p1"})])
+    client.wait_ready("user")
+    with pytest.raises(ConnectionError):
+        program.answered()
+    assert program.memory is not None
+    assert program.memory.gone
+    wait_until(lambda: forwarder.applier.locals.ports == {}, 5, "the ephemeral port goes")
+    with Program(forwarder.netmap_path) as again:
+        assert again.register("vale0:p1").error == 0
+        assert [row.port for row in rows(client)] == ["user"]
+
+
 def test_a_configured_switch_takes_over_without_a_pause(
     forwarder: Forwarder, client: Client
 ) -> None:
