@@ -12,6 +12,7 @@
  *     user.c      the program's memory, by addresses that may be wrong;  request_copy.c
  *     sync.c      ioctls, poll, mmap;  sync_tx.c, sync_rx.c: rings <-> lanes;  sleep.c
  *     pipe.c      the same of pipes, which move slots; watch.c: monitors of pipes
+ *     mapped.c    what a program has mapped keeps its port
  *     direct.c    pair lanes between programs that trust each other
  *     real.c      the C library's functions, past those of ours with their names: all of the above
  *                 call open, close, mmap, poll, recvmsg, ... as vsn_real.close(fd)
@@ -55,6 +56,14 @@ int vsn_ioctl(struct vsn_session *session, unsigned long request, void *arg);
 /* mmap's arguments without the fd. */
 int vsn_mmap(struct vsn_session *session, void *addr, size_t bytes, int prot, int flags,
 	     off_t offset, void **out);
+
+/*
+ * A mapping keeps the session: the program has one now; it is about to close fd, the last perhaps;
+ * it has unmapped these bytes, of whatever they were.
+ */
+void vsn_mapped(struct vsn_session *session, void *at, size_t bytes);
+void vsn_keep_mapped(int fd);
+void vsn_unmapped(void *at, size_t bytes);
 
 /*
  * What poll would answer now; syncs as netmap does: POLLOUT flushes and POLLIN syncs rx rings (and

@@ -178,6 +178,7 @@ struct vsn_session {
 	_Atomic int asleep;	/* threads, between vsn_asleep and vsn_awake */
 	_Atomic uint32_t late;	/* wakes since all were awake */
 	_Atomic int fd;		/* one that names it */
+	_Atomic int kept;	/* one that the program does not see (mapped.c), -1: none */
 	struct own_lock lock;	/* requests, one at a time */
 	struct own_lock binding_lock;
 	_Atomic bool bound; /* `binding` is valid, until the last fd is closed */
@@ -186,6 +187,9 @@ struct vsn_session {
 };
 
 #define WIRE_SOCKET "netmap.sock"
+
+/* mapped.c: the session has ended. */
+void mapped_forget(struct vsn_session *session);
 
 /* session.c */
 bool session_enter(struct vsn_session *session); /* false: it has been closed */

@@ -191,8 +191,10 @@ static void *map_netmap(struct vsn_session *session, void *addr, size_t bytes, i
 {
 	void *memory = MAP_FAILED;
 	int result = vsn_mmap(session, addr, bytes, prot, flags, offset, &memory);
-	if (!result)
+	if (!result) {
+		vsn_mapped(session, memory, bytes);
 		return memory;
+	}
 	errno = -result;
 	return MAP_FAILED;
 }
@@ -220,4 +222,12 @@ VSN_EXPORT void *mmap(void *addr, size_t bytes, int prot, int flags, int fd, off
 VSN_EXPORT void *mmap64(void *addr, size_t bytes, int prot, int flags, int fd, off_t offset)
 {
 	return mmap(addr, bytes, prot, flags, fd, offset);
+}
+
+VSN_EXPORT int munmap(void *addr, size_t bytes)
+{
+	int result = vsn_real.munmap(addr, bytes);
+	if (!result)
+		vsn_unmapped(addr, bytes);
+	return result;
 }

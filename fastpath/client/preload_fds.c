@@ -124,6 +124,14 @@ void vsn_forget(int fd)
 		vsn_closed(fd);
 }
 
+/* The same of one that the program closes itself: what it has mapped stays. */
+static void forget_closed(int fd)
+{
+	if (fd >= 0 && fd < vsn_noted_end() && !in_vfork())
+		vsn_keep_mapped(fd);
+	vsn_forget(fd);
+}
+
 /* --- close ------------------------------------------------------------------------------------ */
 
 VSN_EXPORT int close(int fd)
@@ -132,7 +140,7 @@ VSN_EXPORT int close(int fd)
 		errno = EBADF;
 		return -1;
 	}
-	vsn_forget(fd);
+	forget_closed(fd);
 	return vsn_real.close(fd);
 }
 
@@ -151,7 +159,7 @@ VSN_EXPORT int close_range(unsigned first, unsigned last, int flags)
 		return -1;
 	}
 	for (unsigned fd = first; closes && fd <= last && fd < (unsigned)vsn_noted_end(); fd++)
-		vsn_forget((int)fd);
+		forget_closed((int)fd);
 	while (first <= last) {
 		int hidden = first <= INT32_MAX ? vsn_hidden_from((int)first) : -1;
 		if (hidden < 0 || (unsigned)hidden > last)

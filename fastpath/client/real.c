@@ -118,6 +118,11 @@ static int raw_ppoll(struct pollfd *fds, nfds_t count, const struct timespec *ti
 	return (int)syscall(SYS_ppoll, fds, count, timeout ? &left : NULL, mask, MASK_BYTES);
 }
 
+static int raw_munmap(void *addr, size_t bytes)
+{
+	return (int)syscall(SYS_munmap, addr, bytes);
+}
+
 static ssize_t raw_read(int fd, void *to, size_t bytes)
 {
 	return syscall(SYS_read, fd, to, bytes);
@@ -210,6 +215,7 @@ struct vsn_real vsn_real = {
     .fcntl = raw_fcntl,
     .ioctl = raw_ioctl,
     .mmap = raw_mmap,
+    .munmap = raw_munmap,
     .read = raw_read,
     .read_chk = raw_read_chk,
     .write = raw_write,
@@ -257,6 +263,7 @@ __attribute__((constructor(101))) static void find_real(void)
 	NEXT(fcntl);
 	NEXT(ioctl);
 	NEXT(mmap);
+	NEXT(munmap);
 	NEXT(read);
 	NEXT_AS(read_chk, __read_chk);
 	NEXT(write);

@@ -34,6 +34,7 @@ struct vsn_real {
 	int (*fcntl)(int fd, int command, ...);
 	int (*ioctl)(int fd, unsigned long request, ...);
 	void *(*mmap)(void *addr, size_t bytes, int prot, int flags, int fd, off_t offset);
+	int (*munmap)(void *addr, size_t bytes);
 	ssize_t (*read)(int fd, void *to, size_t bytes);
 	ssize_t (*read_chk)(int fd, void *to, size_t bytes, size_t room);
 	ssize_t (*write)(int fd, const void *from, size_t bytes);

@@ -100,6 +100,7 @@ static struct vsn_session *session_new(int fd)
 			continue;
 		raise_end(i + 1);
 		atomic_store(&session->fd, fd);
+		atomic_store(&session->kept, -1);
 		atomic_store(&session->lock.holder, 0);
 		atomic_store(&session->binding_lock.holder, 0);
 		atomic_store(&session->bound, false);
@@ -120,6 +121,7 @@ void session_leave(struct vsn_session *session)
 	if (atomic_fetch_sub(&session->calls, 1) != 1)
 		return;
 	bind_end(session);
+	mapped_forget(session);
 	atomic_store(&session->used, 0);
 }
 

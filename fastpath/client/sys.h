@@ -53,5 +53,5 @@ static inline void *sys_map(size_t bytes, int flags, int fd, off_t offset)
 static inline void sys_unmap(void *at, size_t bytes)
 {
 	if (at)
-		(void)SYS_RESULT(munmap(at, bytes));
+		(void)SYS_RESULT(vsn_real.munmap(at, bytes));
 }

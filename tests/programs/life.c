@@ -199,6 +199,50 @@ int close_all_main(char **argv)
 	return 0;
 }
 
+/* --- mapped --------------------------------------------------------------------------------- */
+
+/* Alone on the port: whoever else has it is in the way. */
+static int open_alone(const char *name)
+{
+	struct nmreq_register reg = {.nr_mode = NR_REG_ALL_NIC, .nr_flags = NR_EXCLUSIVE};
+	struct nmreq_header header = {.nr_version = NETMAP_API,
+				      .nr_reqtype = NETMAP_REQ_REGISTER,
+				      .nr_body = (uintptr_t)&reg};
+	int fd = open("/dev/netmap", O_RDWR);
+	strncpy(header.nr_name, name, sizeof header.nr_name - 1);
+	if (fd < 0 || ioctl(fd, NIOCCTRL, &header) == 0)
+		return fd;
+	int error = errno;
+	close(fd);
+	errno = error;
+	return -1;
+}
+
+int mapped_main(char **argv)
+{
+	struct port port;
+	int fd = -1;
+	port_open(&port, argv[0], argv);
+	close(port.fd);
+	if (fcntl(port.fd, F_GETFD) >= 0)
+		die("it is still open");
+	usleep(50000);
+	if (open_alone(argv[0]) >= 0 || errno != EBUSY)
+		die("the port did not stay: %s", strerror(errno));
+	memset(ring_buffer(tx_ring(&port, 0), tx_ring(&port, 0)->slot[0].buf_idx), 1, 60);
+	munmap(port.memory, port.bytes / 4096 / 2 * 4096);
+	if (open_alone(argv[0]) >= 0)
+		die("half of the memory keeps nothing");
+	munmap(port.memory, port.bytes);
+	for (int i = 0; fd < 0 && i < 200; i++, usleep(10000))
+		fd = open_alone(argv[0]);
+	if (fd < 0)
+		die("the port did not go: %s", strerror(errno));
+	close(fd);
+	puts("{\"kept\": true}");
+	return 0;
+}
+
 /* --- read and write --------------------------------------------------------------------------- */
 
 static void expect_einval(const char *what, ssize_t result)

@@ -10,6 +10,7 @@
  *   pass PORT       hands its fd to another process, which receives
  *   dup PORT        works by a copy of a copy, and under another number
  *   close-all PORT  closes what it does not know, and goes on
+ *   mapped PORT     closes its fd and keeps its memory
  *   read PORT       tries to read and write its fd, then receives
  *   threads PORT    one thread receives while another sends
  *   signal PORT     poll's times and signals
@@ -29,8 +30,9 @@ static const struct {
     {"send", send_main},	   {"receive", receive_main}, {"ping", ping_main},
     {"pong", pong_main},	   {"bridge", bridge_main},   {"fork", fork_main},
     {"exec", exec_main},	   {"pass", pass_main},	      {"dup", dup_main},
-    {"close-all", close_all_main}, {"read", read_main},	      {"threads", threads_main},
-    {"signal", signal_main},	   {"edges", edges_main},     {"inherited", inherited_main},
+    {"close-all", close_all_main}, {"mapped", mapped_main},   {"read", read_main},
+    {"threads", threads_main},	   {"signal", signal_main},   {"edges", edges_main},
+    {"inherited", inherited_main},
 };
 
 int main(int argc, char **argv)

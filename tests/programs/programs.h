@@ -12,6 +12,7 @@ int inherited_main(char **argv);
 int pass_main(char **argv);
 int dup_main(char **argv);
 int close_all_main(char **argv);
+int mapped_main(char **argv);
 int read_main(char **argv);
 int threads_main(char **argv);
 int signal_main(char **argv);

@@ -24,7 +24,7 @@ INTERPOSED = [
     *("__close", "__dup2", "__fcntl", "__open64_2", "__open_2", "__openat64_2", "__openat_2"),
     *("__poll", "__poll_chk", "__ppoll_chk", "__select", "close", "close_range", "closefrom"),
     *("dup", "dup2", "dup3", "epoll_ctl", "epoll_pwait", "epoll_pwait2", "epoll_wait", "fcntl"),
-    *("fcntl64", "ioctl", "mmap", "mmap64", "open", "open64", "openat", "openat64", "poll"),
+    *("fcntl64", "ioctl", "mmap", "mmap64", "munmap", "open", "open64", "openat", "openat64", "poll"),
     *("ppoll", "pselect", "recvmmsg", "recvmsg", "select", "sendmmsg", "sendmsg"),
 ]
 
@@ -110,6 +110,11 @@ def test_two_threads_on_the_two_ends_of_a_pipe(on_switch: NetmapPrograms) -> Non
 def test_netmap_is_not_read_or_written(on_switch: NetmapPrograms) -> None:
     """EINVAL at once, and the port is none the worse; other fds are read and written."""
     exchange(on_switch, "read")
+
+
+def test_a_mapping_keeps_its_port(on_switch: NetmapPrograms) -> None:
+    """After the last close, until it is unmapped."""
+    assert on_switch.start("mapped", "vale0:a", says_ready=False).result() == {"kept": True}
 
 
 def test_ping_and_pong(on_switch: NetmapPrograms) -> None:
