@@ -24,8 +24,8 @@ INTERPOSED = [
     *("__close", "__dup2", "__fcntl", "__open64_2", "__open_2", "__openat64_2", "__openat_2"),
     *("__poll", "__poll_chk", "__ppoll_chk", "__select", "close", "close_range", "closefrom"),
     *("dup", "dup2", "dup3", "epoll_ctl", "epoll_pwait", "epoll_pwait2", "epoll_wait", "fcntl"),
-    *("fcntl64", "ioctl", "mmap", "mmap64", "munmap", "open", "open64", "openat", "openat64", "poll"),
-    *("ppoll", "pselect", "recvmmsg", "recvmsg", "select", "sendmmsg", "sendmsg"),
+    *("fcntl64", "ioctl", "mmap", "mmap64", "munmap", "open", "open64", "openat", "openat64"),
+    *("poll", "ppoll", "pselect", "recvmmsg", "recvmsg", "select", "sendmmsg", "sendmsg"),
 ]
 
 
