@@ -9,6 +9,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
 enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL, NAME_MAX_BYTES = 64, TAKES_MAX = 4 };
 
 static bool lane_bytes_sound(uint32_t bytes)
@@ -136,6 +140,17 @@ void client_map_close(struct client_map *map)
 /* --- bells --------------------------------------------------------------------------------------
  */
 
+/*
+ * Where the kernel can say so (Linux 6.16), no fd travels by a bell: one that lies in it would keep
+ * what it names for as long as nobody takes the ring back.
+ */
+static void bell_carries_nothing(int end)
+{
+	int off = 0;
+
+	(void)setsockopt(end, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off));
+}
+
 int client_bells_make(unsigned count, int *side1, int *side0)
 {
 	for (unsigned i = 0; i < count; i++) {
@@ -150,6 +165,8 @@ int client_bells_make(unsigned count, int *side1, int *side0)
 			}
 			return status;
 		}
+		bell_carries_nothing(ends[0]);
+		bell_carries_nothing(ends[1]);
 		side1[i] = ends[0];
 		side0[i] = ends[1];
 	}
