@@ -110,6 +110,7 @@ static void path_slots(struct flow_path *path)
 {
 	bool counted = path->count <= FLOW_PATH_COUNTED;
 
+	path->slots[0] = 0; /* of a way without rules */
 	for (unsigned i = 0; counted && i < path->count; i++) {
 		counted = action_counts_only(&path->rules[i]->action);
 		path->slots[i] = path->rules[i]->slot;
