@@ -36,6 +36,7 @@ TARGETS = {
     for macs in (1_000, 100_000, 1_000_000)
 }
 RUNS_MAX = 3  # each takes nine turns of either
+LIMIT_S = 600.0  # of one program, on a machine that is busy
 
 
 def measure(wanted: Sequence[str], rounds: int, say: Callable[[str], None]) -> Iterator[Result]:
@@ -55,7 +56,7 @@ def _measure(program: str, rounds: int, say: Callable[[str], None]) -> Iterable[
     path = tool(program)
     noise = machine.noise()
     for number in range(rounds):
-        report: dict[str, Any] = json.loads(run(path))
+        report: dict[str, Any] = json.loads(run(path, timeout_s=LIMIT_S))
         for case in report["results"]:
             key = str(case["port"]), int(case["macs"])
             name = f"{PORTS[key[0]]}, {key[1]:,} MACs"

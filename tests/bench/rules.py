@@ -28,6 +28,7 @@ HIT_RATIO = 2.0
 MISS_MEDIAN_NS, MISS_WORST_NS = 200.0, 600.0
 BUILD_MS = 50.0
 MEDIUM = range(5_000, 20_000)
+LIMIT_S = 300.0  # of one set, on a machine that is busy
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def measure(say: Callable[[str], None], classbench: Path | None) -> list[Row]:
         for name, rules in _sets(classbench):
             path = Path(directory) / "rules"
             rulesets.write(rules, path)
-            report: dict[str, Any] = json.loads(run(tool("bench_rules"), str(path)))
+            report: dict[str, Any] = json.loads(
+                run(tool("bench_rules"), str(path), timeout_s=LIMIT_S)
+            )
             found.append(_row(name, report))
             say(f"{NAME}, {name}: {json.dumps(report)}")
         return found
