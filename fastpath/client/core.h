@@ -300,6 +300,7 @@ int request_legacy(struct vsn_session *session, unsigned long request, void *use
 struct sync_result {
 	bool invalid; /* head or cur made no sense and were put back */
 	bool found;   /* the program has slots that it has not seen (cur != tail) */
+	bool sent;    /* txsync: took some of the program's */
 };
 
 struct sync_result txsync(struct binding *binding, struct ring_view *view);
@@ -355,6 +356,19 @@ static inline void copy_short(uint8_t *restrict to, const uint8_t *restrict from
 	for (uint32_t at = 0; at + 32 < bytes; at += 32)
 		memcpy(to + at, from + at, 32);
 	memcpy(to + bytes - 32, from + bytes - 32, 32);
+}
+
+/*
+ * Between a claim and the bytes that it is about (pipe.c), and between these and a look at the
+ * claim (watch.c).
+ */
+static inline void fence(void)
+{
+#ifdef __SANITIZE_THREAD__ /* knows no fences, hence does not compile with one */
+	atomic_signal_fence(memory_order_acq_rel);
+#else
+	atomic_thread_fence(memory_order_acq_rel);
+#endif
 }
 
 /* All of a slot but its ptr, in one store. */

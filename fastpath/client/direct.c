@@ -265,10 +265,11 @@ bool direct_rx_first(const struct direct_rx *rx)
 
 static void lane_end(struct direct_rx *rx)
 {
-	const struct direct_rx_item *item = &rx->item[rx->at - 1];
+	const struct direct_rx_item *item;
 
 	if (!rx->open)
 		return;
+	item = &rx->item[rx->at - 1];
 	rx->open = false;
 	if (lane_release(&rx->lane))
 		client_bell_ring(item->peer->bell[item->lane]);

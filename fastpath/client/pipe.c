@@ -123,7 +123,7 @@ static void claim(struct pipe_tx *work, uint32_t bytes)
 		return;
 	work->claimed = end + CLAIM_BYTES;
 	lane_count(&work->out.lane->claimed, work->claimed);
-	__atomic_thread_fence(__ATOMIC_RELEASE);
+	fence();
 }
 
 static void publish(struct pipe_tx *work)
@@ -214,6 +214,7 @@ struct sync_result pipe_txsync(struct binding *binding, struct ring_view *view)
 	work.claimed = work.out.tail;
 	reclaim(kring, &work.out);
 	kring->pending = 0;
+	result.sent = kring->hwcur != place.head;
 	kring->hwcur = send_all(&work, kring->hwcur, place.head);
 	kring->out = work.out;
 	kring->hwtail = tail_of(kring, kring->hwcur);

@@ -133,12 +133,8 @@ static int sync_side(struct vsn_session *session, enum ring_side side)
 	for (uint32_t r = binding->first[side]; r < binding->last[side]; r++) {
 		struct ring_view *view = &binding->views[side][r];
 
-		if (side == RING_RX
-			? rxsync(binding, view).found
-			: load_shared(&view->ring->head) != load_shared(&view->kring->hwcur))
+		if (side == RING_RX ? rxsync(binding, view).found : txsync(binding, view).sent)
 			looks_in_vain = 0;
-		if (side == RING_TX)
-			txsync(binding, view);
 	}
 	return 0;
 }

@@ -339,6 +339,7 @@ struct sync_result txsync(struct binding *binding, struct ring_view *view)
 	if (work.direct)
 		direct_end(work.direct);
 	kring->out = work.out;
+	result.sent = kring->hwcur != work.at;
 	kring->hwcur = work.at;
 	kring->hwtail = work.at ? work.at - 1 : view->num_slots - 1;
 	__atomic_store_n(&view->ring->tail, kring->hwtail, __ATOMIC_RELEASE);

@@ -75,7 +75,7 @@ static bool take(struct binding *binding, struct ring_view *view, const struct w
 	uint32_t flags = pipe_slot_flags(frame) | more_flags;
 
 	copy_short(buffer_at(region, buf_idx) + offset, frame->data, bytes);
-	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	fence();
 	if (load_shared(&watched->lane->claimed) - at > watched->bytes)
 		return false;
 	slot_fill(slot, buf_idx, bytes, flags);

@@ -254,7 +254,8 @@ void classify_batch(const struct classifier *classifier, const struct flow_key *
 			search_groups(&search, classifier, 1);
 		rules[n] = search.best;
 		__builtin_prefetch(search.best);
-		__builtin_prefetch((const char *)search.best + offsetof(struct classify_rule, id));
+		__builtin_prefetch(
+		    (const void *)((uintptr_t)search.best + offsetof(struct classify_rule, id)));
 	}
 }
 
