@@ -154,14 +154,19 @@ def test_a_member_writes_nonsense(appliance: Appliance, programs: NetmapPrograms
         memory = hostile.memory
         assert memory is not None
         wait_until(lambda: memory.direct != 0, 5, "it is in direct mode")
-        pairs = []
-        for index in range(8):
-            answer = hostile.call(wire.PEER, index=index)
-            if not answer.error:
-                pairs.append(Memory(answer.fds[0], answer.side))
-            for fd in answer.fds:
-                os.close(fd)
-        assert len(pairs) == 2
+        shared: dict[int, Memory] = {}
+
+        def both() -> bool:
+            for index in range(8):
+                answer = hostile.call(wire.PEER, index=index)
+                if not answer.error and index not in shared:
+                    shared[index] = Memory(answer.fds[0], answer.side)
+                for fd in answer.fds:
+                    os.close(fd)
+            return len(shared) == 2
+
+        wait_until(both, 5, "it shares a memory with each of the others")
+        pairs = list(shared.values())
         written = 0
         while pinger.process.poll() is None:
             map = choose.choice([memory, *pairs]).map
