@@ -85,10 +85,10 @@ def test_program_to_program(appliance: Appliance, programs: NetmapPrograms) -> N
 
 def test_a_pipe_between_programs_loses_nothing(programs: NetmapPrograms) -> None:
     """As fast as they may be, both ways at once."""
-    ends = [programs.start("threads", f"vale0:x{end}1", frames=20_000) for end in "{}"]
+    ends = [programs.start("threads", f"vale0:x{end}1", frames=50_000) for end in "{}"]
     for end in ends:
         counted = end.result()
-        assert (counted["frames"], counted["bad"], counted["order"]) == (20_000, 0, 0)
+        assert (counted["frames"], counted["bad"], counted["order"]) == (50_000, 0, 0)
 
 
 def test_monitors_of_a_pipe_while_the_forwarder_is_killed(
